@@ -1,0 +1,26 @@
+"""The API gateway that you declare in Python."""
+
+from proxyroutes._serve.forwarded import ForwardedRequest
+from proxyroutes._state.monitor import HealthMonitor
+from proxyroutes._state.pools import UpstreamPool
+from proxyroutes.exceptions import BuildError, GatewayError, ProxyRoutesError
+from proxyroutes.proxy import Proxy
+from proxyroutes.settings import Destination, HealthCheck, Limits, Match, Timeouts
+
+__all__ = [
+    "BuildError",
+    "Destination",
+    "ForwardedRequest",
+    "GatewayError",
+    "HealthCheck",
+    "HealthMonitor",
+    "Limits",
+    "Match",
+    "Proxy",
+    "ProxyRoutesError",
+    "Timeouts",
+    "UpstreamPool",
+    "__version__",
+]
+
+__version__ = "0.1.0"

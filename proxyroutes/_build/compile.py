@@ -1,0 +1,419 @@
+"""Specs become plans; every mistake is found, and reported together.
+
+What FastAPI knows of a stub's parameters is checked in ``router``, because only FastAPI can tell.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from attrs import field, frozen
+
+from proxyroutes._declare.groups import UNSET
+from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
+from proxyroutes._declare.templates import Segment, Template, parse_rewrite, parse_template
+from proxyroutes._serve.fields import field_actions, has_bad_name
+from proxyroutes._serve.guard import check_host, check_method
+from proxyroutes._serve.match import RouteIndex
+from proxyroutes._serve.plan import Capture, Observer, Plan
+from proxyroutes._state.monitor import HealthMonitor
+from proxyroutes._state.pools import UpstreamPool
+from proxyroutes.exceptions import (
+    ClientRequestError,
+    DeclarationError,
+    DuplicateRouteError,
+    PathTemplateError,
+    StubError,
+)
+from proxyroutes.settings import Destination, Forwarding, Timeouts
+from proxyroutes.transports.asgi import ASGITransport
+
+__all__ = ["Compiled", "Defaults", "compile_specs"]
+
+
+@frozen(kw_only=True)
+class Defaults:
+    """What a proxy gives to routes that do not say it."""
+
+    monitor: HealthMonitor
+    timeouts: Timeouts
+    forwarding: Forwarding
+    via: bytes
+    redirect_slashes: bool
+    observers: tuple[Observer, ...]
+
+
+@frozen(kw_only=True, eq=False)
+class CompiledWebSocket:
+    """One declared WebSocket route with its template."""
+
+    spec: WebSocketSpec
+    template: Template
+
+
+@frozen(kw_only=True, eq=False)
+class Compiled:
+    """One compiled proxy; router, app and middleware share it.
+
+    Attributes:
+        routes: Each spec with its plan and template, in declared order.
+        websockets: Each WebSocket spec with its template.
+        index: Every plan, ready to match.
+        pools: Every pool that a spec names.
+        problems: What is wrong.
+        operation_paths: The path that each operation was first documented under.
+    """
+
+    routes: tuple[tuple[RouteSpec, Plan, Template], ...]
+    websockets: tuple[CompiledWebSocket, ...]
+    index: RouteIndex
+    pools: tuple[UpstreamPool, ...]
+    problems: tuple[DeclarationError, ...] = field(factory=tuple)
+    operation_paths: dict[str, str] = field(factory=dict)
+
+
+class _Problems:
+    """Mistakes, each with the place of its stub."""
+
+    def __init__(self) -> None:
+        self.found: list[DeclarationError] = []
+
+    def add(self, error: DeclarationError, location: str) -> None:
+        error.location = error.location or location
+        self.found.append(error)
+
+
+def compile_specs(
+    specs: Sequence[RouteSpec | WebSocketSpec], defaults: Defaults, general: Iterable[str] = ()
+) -> Compiled:
+    """Check and compile every spec of a proxy.
+
+    Args:
+        specs: What was declared, in order.
+        defaults: What the proxy gives.
+        general: Problems that belong to no stub.
+    """
+    problems = _Problems()
+    for text in general:
+        problems.add(DeclarationError(text), "")
+    routes: list[tuple[RouteSpec, Plan, Template]] = []
+    websockets: list[CompiledWebSocket] = []
+    for order, spec in enumerate(specs):
+        location = spec.facts.location
+        try:
+            template = parse_template(spec.path)
+        except PathTemplateError as error:
+            problems.add(error, location)
+            template = None
+        if isinstance(spec, WebSocketSpec):
+            _resolve_upstream(spec, defaults, problems)
+            if template is not None:
+                websockets.append(CompiledWebSocket(spec=spec, template=template))
+            continue
+        plan = _compile_route(order, spec, template, defaults, problems)
+        if plan is not None and template is not None:
+            routes.append((spec, plan, template))
+    _check_hidden(routes, problems)
+    _check_hidden_websockets(websockets, problems)
+    pools = {plan.pool: None for _, plan, _ in routes if plan.pool is not None}
+    return Compiled(
+        routes=tuple(routes),
+        websockets=tuple(websockets),
+        index=RouteIndex(
+            [plan for _, plan, _ in routes], redirect_slashes=defaults.redirect_slashes
+        ),
+        pools=tuple(pools),
+        problems=tuple(problems.found),
+    )
+
+
+def _compile_route(
+    order: int, spec: RouteSpec, template: Template | None, defaults: Defaults, problems: _Problems
+) -> Plan | None:
+    location = spec.facts.location
+    rewrite: Template | None = None
+    if template is not None and spec.rewrite is not None:
+        try:
+            rewrite = parse_rewrite(spec.rewrite, template)
+        except PathTemplateError as error:
+            problems.add(error, location)
+    for mistake in _check_values(spec):
+        problems.add(mistake, location)
+    upstream = _resolve_upstream(spec, defaults, problems)
+    methods = _read_methods(spec, problems)
+    if template is None:
+        return None
+    names = template.names
+    own_timeouts = spec.timeouts
+    return Plan(
+        name=spec.name or spec.facts.name,
+        order=order,
+        template=template.text,
+        literals=tuple(None if segment.name is not None else segment.literal for segment in template.segments),
+        captures=_captures(template.segments),
+        methods=methods,
+        allow=(b"allow", ", ".join(sorted(methods or ())).encode("ascii")),
+        pool=upstream if isinstance(upstream, UpstreamPool) else None,
+        choose=upstream if not isinstance(upstream, UpstreamPool) else None,
+        rewrite=None if rewrite is None else _pieces(rewrite.segments, names),
+        inverse=None if rewrite is None else _inverse(rewrite.segments, names),
+        public=_pieces(template.segments, names),
+        host=_host_of(spec),
+        field_actions=field_actions(_texts(spec.identity_headers)),
+        forwarding=spec.forwarding if isinstance(spec.forwarding, Forwarding) else defaults.forwarding,
+        via=defaults.via,
+        timeouts=own_timeouts or defaults.timeouts,
+        pool_timeouts=own_timeouts is None,
+        max_body_bytes=spec.max_body_bytes,
+        map_location=spec.location == "rewrite",
+        observers=defaults.observers,
+        speaks=spec.facts.speaks,
+    )
+
+
+def _captures(segments: Sequence[Segment]) -> tuple[Capture, ...]:
+    return tuple(
+        Capture(
+            name=segment.name,
+            position=position,
+            rest=segment.is_rest,
+            takes=None if segment.converter.pattern is None else segment.converter.takes,
+            convert=segment.converter.convert,
+        )
+        for position, segment in enumerate(segments)
+        if segment.name is not None
+    )
+
+
+def _pieces(segments: Sequence[Segment], names: Sequence[str]) -> tuple[bytes | int, ...]:
+    """Raw literals with their slashes, and numbers of captures."""
+    pieces: list[bytes | int] = []
+    literal = b""
+    for segment in segments:
+        literal += b"/"
+        if segment.name is None:
+            literal += segment.raw
+        else:
+            pieces.extend((literal, names.index(segment.name)))
+            literal = b""
+    return (*pieces, literal) if literal else tuple(pieces)
+
+
+def _inverse(segments: Sequence[Segment], names: Sequence[str]) -> tuple[bytes | int, ...] | None:
+    """Decoded literals and numbers of captures, a rest as its complement; None if a capture is missing or repeated."""
+    used = [segment.name for segment in segments if segment.name is not None]
+    if sorted(used) != sorted(names):
+        return None
+    pattern: list[bytes | int] = []
+    for segment in segments:
+        if segment.name is None:
+            pattern.append(segment.literal)
+        else:
+            number = names.index(segment.name)
+            pattern.append(~number if segment.is_rest else number)
+    return tuple(pattern)
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(text for text in value if isinstance(text, str))
+
+
+def _host_of(spec: RouteSpec) -> bytes | None:
+    if spec.host == "destination":
+        return None
+    return b"" if spec.host == "preserve" else str(spec.host).encode("latin-1", "replace")
+
+
+def _check_values(spec: RouteSpec) -> list[DeclarationError]:
+    """One-route mistakes that need no template."""
+    found: list[DeclarationError] = []
+    if spec.not_yet:
+        found.append(DeclarationError(f"{', '.join(spec.not_yet)}: not in this release; remove it"))
+    if spec.facts.is_generator:
+        found.append(StubError(f"stub {spec.facts.name!r} is a generator: return a StreamingResponse instead of yielding"))
+    for name in ("identity_headers", "tags"):
+        value = getattr(spec, name)
+        if isinstance(value, str):
+            found.append(DeclarationError(f"{name}: a list is meant, not one string: write [{value!r}]"))
+    found.extend(
+        DeclarationError(f"identity_headers: not a field name: {name!r}")
+        for name in _texts(spec.identity_headers)
+        if has_bad_name(name.encode("latin-1", "replace"))
+    )
+    if spec.location not in {"rewrite", "keep"}:
+        found.append(DeclarationError(f"location is 'rewrite' or 'keep', not {spec.location!r}"))
+    if spec.max_body_bytes is not None and (not isinstance(spec.max_body_bytes, int) or spec.max_body_bytes < 0):
+        found.append(DeclarationError(f"max_body_bytes is a number of bytes from 0 up: {spec.max_body_bytes!r}"))
+    if spec.timeouts is not None and not isinstance(spec.timeouts, Timeouts):
+        found.append(DeclarationError(f"timeouts is a Timeouts value: write Timeouts(first_byte={spec.timeouts!r})"))
+    if spec.forwarding is not None and not isinstance(spec.forwarding, Forwarding):
+        found.append(DeclarationError(f"forwarding is a Forwarding value, not {spec.forwarding!r}"))
+    if spec.host not in {"destination", "preserve"}:
+        found.extend(_check_literal_host(spec.host))
+    return found
+
+
+def _check_literal_host(host: Any) -> list[DeclarationError]:
+    close = difflib.get_close_matches(str(host), ("destination", "preserve"), n=1, cutoff=0.75)
+    if close:
+        return [DeclarationError(f"host={host!r}: did you mean {close[0]!r}?")]
+    try:
+        check_host(host.encode("ascii"))
+    except (AttributeError, UnicodeEncodeError, ClientRequestError):
+        return [DeclarationError(f"host is 'destination', 'preserve' or a literal host, not {host!r}")]
+    return []
+
+
+def _read_methods(spec: RouteSpec, problems: _Problems) -> frozenset[str] | None:
+    methods = spec.methods
+    location = spec.facts.location
+    if methods is None:
+        return None
+    if isinstance(methods, str):
+        problems.add(DeclarationError(f"methods: a list is meant, not one string: write [{methods!r}]"), location)
+        return None
+    if not methods:
+        problems.add(DeclarationError("methods is empty: leave it out to serve every method"), location)
+    for method in methods:
+        if not isinstance(method, str):
+            problems.add(DeclarationError(f"a method is a string: {method!r}"), location)
+        else:
+            _check_method(method, problems, location)
+    return frozenset(str(method) for method in methods)
+
+
+_USUAL = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY")
+
+
+def _check_method(method: str, problems: _Problems, location: str) -> None:
+    try:
+        check_method(method)
+    except ClientRequestError as error:
+        problems.add(DeclarationError(f"methods: {error.detail}: {method!r}"), location)
+        return
+    if method not in _USUAL and method.upper() in _USUAL:
+        problems.add(DeclarationError(f"a method's case counts (RFC 9110 §9.1): write {method.upper()!r}, not {method!r}"), location)
+
+
+# Upstreams.
+
+Chooser = Callable[[Any], Awaitable[UpstreamPool]]
+
+
+def _resolve_upstream(
+    spec: RouteSpec | WebSocketSpec, defaults: Defaults, problems: _Problems
+) -> UpstreamPool | Chooser | None:
+    upstream = spec.upstream
+    try:
+        resolved = _to_pool(upstream, spec)
+    except (TypeError, ValueError) as error:
+        problems.add(DeclarationError(f"upstream: {error}"), spec.facts.location)
+        return None
+    if isinstance(resolved, UpstreamPool):
+        resolved.adopt(defaults.monitor)
+    return resolved
+
+
+def _to_pool(upstream: Any, spec: RouteSpec | WebSocketSpec) -> UpstreamPool | Chooser:
+    if isinstance(upstream, UpstreamPool):
+        return upstream
+    if upstream is UNSET or upstream is None:
+        raise ValueError("a route needs an upstream, its own or its group's: write upstream=pool")
+    if isinstance(upstream, str | Destination):
+        destination = upstream if isinstance(upstream, Destination) else Destination(upstream)
+        return UpstreamPool(urlsplit(destination.url).netloc, [destination])
+    if isinstance(upstream, list | tuple):
+        pool_name = ",".join(
+            urlsplit(item.url if isinstance(item, Destination) else str(item)).netloc for item in upstream
+        )
+        return UpstreamPool(pool_name, upstream)
+    if callable(upstream):
+        if _is_asgi(upstream):
+            name = f"asgi:{spec.facts.name}"
+            return UpstreamPool(name, ["http://asgi.internal"], transport=ASGITransport(upstream))
+        return _to_chooser(upstream)
+    raise TypeError(
+        f"an UpstreamPool, a URL, a list of them, an ASGI app or a callable is meant, not {upstream!r}"
+    )
+
+
+def _is_asgi(value: Callable[..., Any]) -> bool:
+    """Whether it takes scope, receive and send; a chooser takes one argument."""
+    try:
+        parameters = inspect.signature(value).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    required = [one for one in parameters if one.kind in positional and one.default is one.empty]
+    if len(required) not in {1, 3}:
+        raise TypeError(f"a callable takes a ForwardedRequest, an ASGI app scope, receive and send: {value!r} takes {len(required)}")
+    return len(required) == 3
+
+
+def _to_chooser(choose: Callable[..., Any]) -> Chooser:
+    async def chosen(request: Any) -> UpstreamPool:
+        result = choose(request)
+        if inspect.isawaitable(result):
+            result = await result
+        if not isinstance(result, UpstreamPool):
+            raise TypeError(f"the callable given as upstream= returns an UpstreamPool, not {result!r}")
+        return result
+
+    return chosen
+
+
+# Routes that can never be reached.
+
+
+def _check_hidden(routes: Sequence[tuple[RouteSpec, Plan, Template]], problems: _Problems) -> None:
+    # Only routes whose first segments could meet are compared, so that many routes stay cheap to build.
+    by_first: dict[bytes | None, list[tuple[RouteSpec, Plan, Template]]] = {}
+    for route in routes:
+        spec, plan, template = route
+        first = plan.literals[0]
+        rivals = [*by_first.get(None, ()), *(by_first.get(first, ()) if first is not None else ())]
+        rivals.sort(key=lambda rival: rival[1].order)
+        for earlier_spec, earlier, earlier_template in rivals:
+            if not earlier_template.covers(template):
+                continue
+            same = template.covers(earlier_template) and _methods_meet(earlier.methods, plan.methods)
+            if not same and not _methods_cover(earlier.methods, plan.methods):
+                continue
+            problem = "repeats" if same else "can never be reached: it is wholly hidden by"
+            problems.add(
+                DuplicateRouteError(
+                    f"{template.text!r} {problem} {earlier_template.text!r} at {earlier_spec.facts.location}; "
+                    "declare the narrower route first, or remove one"
+                ),
+                spec.facts.location,
+            )
+            break
+        by_first.setdefault(first, []).append(route)
+
+
+def _methods_meet(earlier: frozenset[str] | None, later: frozenset[str] | None) -> bool:
+    return earlier is None or later is None or bool(earlier & later)
+
+
+def _methods_cover(earlier: frozenset[str] | None, later: frozenset[str] | None) -> bool:
+    if earlier is None:
+        return True
+    return later is not None and later <= earlier
+
+
+def _check_hidden_websockets(routes: Sequence[CompiledWebSocket], problems: _Problems) -> None:
+    for position, later in enumerate(routes):
+        for earlier in routes[:position]:
+            if earlier.template.covers(later.template):
+                problems.add(
+                    DuplicateRouteError(
+                        f"{later.template.text!r} can never be reached: it is wholly hidden by "
+                        f"{earlier.template.text!r} at {earlier.spec.facts.location}"
+                    ),
+                    later.spec.facts.location,
+                )
+                break

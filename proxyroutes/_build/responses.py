@@ -1,0 +1,128 @@
+"""The Starlette side of an answer: a response object whose body is relayed, and how failures are answered in FastAPI."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.background import BackgroundTask
+from starlette.requests import Request
+from starlette.responses import Response
+from typing_extensions import override
+
+from proxyroutes._serve.exchange import ClientLeft, Exchange
+from proxyroutes._serve.failures import problem, send_problem
+from proxyroutes._serve.http import fail
+from proxyroutes._serve.relay import Answer
+from proxyroutes.exceptions import GatewayError, ProxyRoutesError, RelayInterruptedError
+from proxyroutes.typing import Fields, Receive, Scope, Send
+
+__all__ = ["GoneResponse", "RelayResponse", "answer_by_default", "has_handler", "problem_response"]
+
+
+def _raw_response(status: int, fields: Fields, body: bytes) -> Response:
+    response = Response(status_code=status)
+    response.body = body
+    response.raw_headers = fields
+    return response
+
+
+def problem_response(error: GatewayError) -> Response:
+    """The problem+json answer of an error."""
+    return _raw_response(*problem(error))
+
+
+async def _answer_problem(request: Request, error: Exception) -> Response:
+    del request
+    if not isinstance(error, GatewayError):
+        raise error
+    return problem_response(error)
+
+
+def _handlers(scope: Scope) -> dict[Any, Any]:
+    # Starlette's ExceptionMiddleware leaves its handlers in the scope for the routes below it.
+    found = scope.get("starlette.exception_handlers")
+    return found[0] if found else {}
+
+
+def has_handler(scope: Scope, error: GatewayError) -> bool:
+    """Whether the application has registered a handler of its own for this error."""
+    handlers = _handlers(scope)
+    for cls in type(error).__mro__:
+        if cls is Exception:
+            return False
+        handler = handlers.get(cls)
+        if handler is not None:
+            return handler is not _answer_problem
+    return False
+
+
+def answer_by_default(scope: Scope) -> None:
+    """Have errors that an ordinary endpoint lets pass answered as problems, where the app has no handler for them."""
+    handlers = _handlers(scope)
+    if GatewayError not in handlers and ProxyRoutesError not in handlers:
+        handlers[GatewayError] = _answer_problem
+
+
+class GoneResponse(Response):
+    """Stands for an answer to a client that has left: nothing is sent."""
+
+    def __init__(self) -> None:
+        super().__init__(status_code=499)
+
+    @override
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send nothing."""
+
+
+class RelayResponse(Response):
+    """An upstream's response on its way to the client.
+
+    Status and fields may be edited until it is returned; the body stays a stream.
+
+    Attributes:
+        status_code: The status.
+        headers: The fields, editable.
+    """
+
+    def __init__(self, answer: Answer, *, background: BackgroundTask | None = None) -> None:
+        self._answer = answer
+        self.status_code = answer.status
+        self.background = background
+        self.body = b""
+        self.raw_headers = answer.fields
+
+    @property
+    def exchange(self) -> Exchange:
+        """The record of its exchange."""
+        return self._answer.exchange
+
+    @override
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Relay the response, then run its background tasks."""
+        answer = self._answer
+        answer.status = self.status_code
+        answer.fields = self.raw_headers
+        exchange = answer.exchange
+        try:
+            await answer.relay(send)
+        except RelayInterruptedError as error:
+            fail(exchange, error)
+            raise
+        except GatewayError as error:
+            fail(exchange, error)
+            if has_handler(scope, error):
+                raise
+            await send_problem(error, send)
+        except ClientLeft:
+            exchange.status = 499
+        finally:
+            exchange.end()
+        if self.background is not None:
+            await self.background()
+
+    def close(self) -> None:
+        """Let go of the response without relaying it; a second call does nothing."""
+        self._answer.close()
+        self._answer.exchange.end()
+
+

@@ -1,0 +1,274 @@
+"""The router: one serving route a spec, matched by our own index, and FastAPI's full path behind it.
+
+HTTP routes are ``APIRoute`` subclasses, because in an included router FastAPI rebuilds every plainer kind and answers
+without running the inclusion's dependencies. Nothing here shortens that path.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, cast
+
+from attrs import frozen
+from fastapi import APIRouter
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match
+from typing_extensions import override
+
+from proxyroutes._build.compile import Compiled
+from proxyroutes._build.documents import add_documents
+from proxyroutes._build.responses import RelayResponse, has_handler, problem_response
+from proxyroutes._build.stubs import CALL, BodyTooLargeError, Call, make_endpoint, stub_receive
+from proxyroutes._build.websockets import add_websockets
+from proxyroutes._declare.specs import RouteSpec
+from proxyroutes._declare.templates import Template, parse_template
+from proxyroutes._serve.body import too_large
+from proxyroutes._serve.guard import refuse
+from proxyroutes._serve.head import read_request
+from proxyroutes._serve.http import log_refusal
+from proxyroutes._serve.match import Found, RouteIndex, match_prefix, path_parameters, raw_path_of, redirect_location, route_start, split_path
+from proxyroutes._serve.plan import Plan
+from proxyroutes.exceptions import BuildError, DeclarationError, GatewayError, PathTemplateError, StubError
+from proxyroutes.typing import Receive, Scope, Send
+
+__all__ = ["GatewayRouter", "make_router"]
+
+_FOUND = "proxyroutes.found"
+_METHOD = "proxyroutes.method"
+
+
+@frozen(eq=False)
+class _Located:
+    """What an inclusion's matching came to; kept in the scope, because each of its routes is asked."""
+
+    included: Any
+    router: Any
+    root_path: str
+    found: Found | None
+    parameters: dict[str, Any]
+    malformed: bool
+
+
+class ProxyRoute(APIRoute):
+    """One declared route in FastAPI's hands."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], *, plan: Plan, owner: GatewayRouter, **options: Any) -> None:
+        self.plan = plan
+        self.owner = owner
+        super().__init__(path, endpoint, **options)
+
+    @override
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Match by the compiled index, on the raw path."""
+        if scope["type"] != "http":
+            return Match.NONE, {}
+        located = self.owner.locate(scope)
+        found = located.found
+        if found is None:
+            # A target that is no path belongs to no route; the first of ours refuses it if nobody else takes it.
+            malformed = located.malformed and self.owner.is_first(self)
+            return (Match.PARTIAL, {"endpoint": self.endpoint, "route": self}) if malformed else (Match.NONE, {})
+        if found.plan is not self.plan:
+            return Match.NONE, {}
+        parameters = {**scope.get("path_params", {}), **located.parameters, **path_parameters(found)}
+        child = {"endpoint": self.endpoint, "path_params": parameters, "route": self}
+        return (Match.FULL if found.full else Match.PARTIAL), child
+
+    @override
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve through FastAPI: dependencies, body, stub."""
+        located = self.owner.locate(scope)
+        found = located.found
+        if found is None:
+            response = problem_response(refuse("the request target is not in origin form"))
+            await response(scope, receive, send)
+        elif not found.method_allowed:
+            allow = {"Allow": self.plan.allow[1].decode("ascii")}
+            raise HTTPException(status_code=405, headers=allow)
+        elif found.redirect:
+            location = redirect_location(raw_path_of(scope), scope.get("query_string", b""))
+            await Response(status_code=307, headers={"location": location.decode("ascii")})(scope, receive, send)
+        elif scope["method"] in (self.methods or ()):
+            await super().handle(scope, receive, send)
+        else:
+            # A route without `methods` serves every one, and FastAPI's routes know none but those they list.
+            listed = next(iter(self.methods or ("GET",)))
+            await super().handle({**scope, "method": listed, _METHOD: scope["method"]}, receive, send)
+
+    @override
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Put the guard in front of everything that user code does."""
+        inner = super().get_route_handler()
+        plan = self.plan
+        owner = self.owner
+        has_input = plan.speaks or self.body_field is not None
+
+        async def handler(request: Request) -> Response:
+            scope = request.scope
+            method = scope.pop(_METHOD, None)
+            if method is not None:
+                scope["method"] = method
+            try:
+                found = cast("Found", owner.locate(scope).found)
+                received = read_request(scope, plan)
+                call = Call(plan, found, scope, received, request.receive)
+                scope[CALL] = call
+                if has_input or plan.max_body_bytes is not None:
+                    channel = stub_receive(call)
+                    if has_input:
+                        request = Request(scope, channel, getattr(request, "_send"))  # noqa: B009
+            except GatewayError as error:
+                return _answer(scope, plan, error, None)
+            return await _run(inner, request, call)
+
+        return handler
+
+
+async def _run(
+    inner: Callable[[Request], Coroutine[Any, Any, Response]], request: Request, call: Call
+) -> Response:
+    response: Response | None = None
+    try:
+        response = await inner(request)
+    except BodyTooLargeError as error:
+        return _answer(request.scope, call.plan, too_large(error.limit), call)
+    except GatewayError as error:
+        return _answer(request.scope, call.plan, error, call)
+    finally:
+        exchange = call.exchange
+        if exchange is not None and not isinstance(response, RelayResponse):
+            exchange.end()
+    return response
+
+
+def _answer(scope: Scope, plan: Plan, error: GatewayError, call: Call | None) -> Response:
+    log_refusal(plan, error, None if call is None else call.exchange)
+    if has_handler(scope, error):
+        raise error
+    return problem_response(error)
+
+
+class GatewayRouter(APIRouter):
+    """The router that ``build_router()`` gives: its routes are found by one compiled index."""
+
+    def __init__(self, index: RouteIndex, **options: Any) -> None:
+        super().__init__(**options)
+        self._index = index
+        self._prefixes: dict[str, Template] = {}
+        self._own: tuple[ProxyRoute, ...] = ()
+
+    def seal(self, own: Sequence[ProxyRoute]) -> None:
+        """Say which routes are served by the index."""
+        self._own = tuple(own)
+
+    def is_first(self, route: ProxyRoute) -> bool:
+        """Whether it is the route that was declared first."""
+        return bool(self._own) and self._own[0] is route
+
+    def locate(self, scope: Scope) -> _Located:
+        """Match a request by the index, once for each inclusion."""
+        included = scope.get("fastapi", {}).get("included_router")
+        if included is not None and included.original_router is not self:
+            included = None
+        root_path = scope.get("root_path", "")
+        known = scope.get(_FOUND)
+        if (
+            isinstance(known, _Located)
+            and known.included is included
+            and known.router is self
+            and known.root_path == root_path
+        ):
+            return known
+        located = self._locate(scope, included, root_path)
+        scope[_FOUND] = located
+        return located
+
+    def _locate(self, scope: Scope, included: Any, root_path: str) -> _Located:
+        raw_path = raw_path_of(scope)
+        if not raw_path.startswith(b"/"):
+            return _Located(included, self, root_path, None, {}, raw_path != b"*")
+        parts = split_path(raw_path)
+        start = route_start(parts, root_path)
+        prefix = ("" if included is None else included.include_context.prefix) + self.prefix
+        parameters: dict[str, Any] = {}
+        if prefix:
+            template = self._prefixes.get(prefix)
+            if template is None:
+                template = self._prefixes[prefix] = parse_template(prefix)
+            matched = match_prefix(parts, start, template.segments)
+            if matched is None:
+                return _Located(included, self, root_path, None, {}, malformed=False)
+            parameters = matched
+            start += len(template.segments)
+        method = scope.get(_METHOD) or scope["method"]
+        return _Located(included, self, root_path, self._index.match(parts, start, method), parameters, malformed=False)
+
+
+def make_router(compiled: Compiled, options: dict[str, Any]) -> GatewayRouter:
+    """Make the router of a compiled proxy.
+
+    Raises:
+        BuildError: With every mistake of every declaration.
+    """
+    problems = list(compiled.problems)
+    if "route_class" in options:
+        problems.append(DeclarationError("build_router() does not take route_class: routes are compiled to their own class"))
+        options.pop("route_class")
+    prefix = options.get("prefix", "")
+    if prefix:
+        try:
+            parse_template(prefix)
+        except PathTemplateError as error:
+            problems.append(error)
+            options.pop("prefix")
+    router = GatewayRouter(compiled.index, **options)
+    own: list[ProxyRoute] = []
+    for spec, plan, template in compiled.routes:
+        try:
+            own.append(_add_route(router, spec, plan, template))
+        except DeclarationError as error:
+            error.location = error.location or spec.facts.location
+            problems.append(error)
+    if problems:
+        raise BuildError("the gateway cannot be built", problems)
+    add_websockets(router, compiled)
+    seen: Counter[str] = Counter()
+    for spec, _, template in compiled.routes:
+        if spec.include_in_schema:
+            name = spec.facts.name
+            seen[name] += 1
+            stub_id = name if seen[name] == 1 else f"{name}_{seen[name]}"
+            add_documents(router, spec, template, stub_id, compiled.operation_paths)
+    router.seal(own)
+    return router
+
+
+def _add_route(router: GatewayRouter, spec: RouteSpec, plan: Plan, template: Template) -> ProxyRoute:
+    def route_class(path: str, endpoint: Callable[..., Any], **options: Any) -> ProxyRoute:
+        return ProxyRoute(path, endpoint, plan=plan, owner=router, **options)
+
+    try:
+        router.add_api_route(
+            template.starlette_path,
+            make_endpoint(spec),
+            methods=sorted(plan.methods or {"GET"}),
+            name=plan.name,
+            dependencies=list(spec.dependencies),
+            include_in_schema=False,
+            response_model=None,
+            route_class_override=cast("type[APIRoute]", route_class),
+        )
+    except DeclarationError:
+        raise
+    except Exception as error:
+        raise StubError(f"FastAPI cannot take stub {spec.facts.name!r}: {error}") from error
+    route = cast("ProxyRoute", router.routes[-1])
+    if route.body_field is not None and spec.max_body_bytes is None:
+        raise StubError(
+            f"stub {spec.facts.name!r} has a body parameter: say how much is buffered, as max_body_bytes=1_000_000"
+        )
+    return route

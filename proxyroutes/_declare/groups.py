@@ -1,0 +1,347 @@
+"""The decorators: routes and groups are recorded in declared order, with what they inherit already applied.
+
+A decorator returns its stub unchanged and never raises by itself, but after the build: then nobody would read what it
+records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypedDict, TypeVar
+
+from attrs import define, field
+from typing_extensions import Unpack, override
+
+from proxyroutes._declare.specs import NOT_YET, RouteSpec, WebSocketSpec
+from proxyroutes._declare.stubs import read_stub
+from proxyroutes.exceptions import DeclarationError
+from proxyroutes.settings import Forwarding, Timeouts
+
+__all__ = ["UNSET", "Registry", "RouteGroup", "RouteOptions"]
+
+StubT = TypeVar("StubT", bound=Callable[..., Any])
+
+
+class _Unset:
+    @override
+    def __repr__(self) -> str:
+        return "inherited"
+
+
+UNSET: Any = _Unset()
+
+# What a group's routes take from it as well as their own, instead of either one.
+_JOINED = frozenset({"dependencies", "identity_headers", "tags"})
+_DEFAULTS: Mapping[str, Any] = {
+    "dependencies": (),
+    "forwarding": None,
+    "host": "destination",
+    "identity_headers": (),
+    "include_in_schema": True,
+    "location": "rewrite",
+    "max_body_bytes": None,
+    "responses": None,
+    "tags": (),
+    "timeouts": None,
+    "upstream": UNSET,
+}
+
+
+class RouteOptions(TypedDict, total=False):
+    """The keywords that a route may have and inherits from its group and its proxy where it has none."""
+
+    upstream: Any
+    host: str
+    location: str
+    request_headers: Any
+    response_headers: Any
+    query_rules: Any
+    cookies: Any
+    forwarding: Forwarding | None
+    identity_headers: Iterable[str]
+    request_filters: Sequence[Any]
+    response_filters: Sequence[Any]
+    timeouts: Timeouts | None
+    retry: Any
+    limits: Any
+    rate_limit: Any
+    hedge: Any
+    mirror: Any
+    max_body_bytes: int | None
+    on_error: Any
+    server_timing: bool
+    dependencies: Sequence[Any]
+    tags: Sequence[Any]
+    responses: Mapping[int | str, dict[str, Any]] | None
+    include_in_schema: bool
+
+
+class OneRouteOptions(RouteOptions, total=False):
+    """The keywords that only one route has, and those that it may inherit."""
+
+    rewrite: str | None
+    match: Any
+    name: str | None
+    summary: str | None
+
+
+@define(eq=False)
+class Registry:
+    """Every spec of one proxy, in declared order.
+
+    Attributes:
+        specs: What was declared.
+        problems: Mistakes that belong to no single stub, such as a group's prefix.
+        sealed: Set by the first build.
+    """
+
+    specs: list[RouteSpec | WebSocketSpec] = field(factory=list)
+    problems: list[str] = field(factory=list)
+    sealed: bool = False
+
+    def add(self, spec: RouteSpec | WebSocketSpec) -> None:
+        """Record a spec.
+
+        Raises:
+            DeclarationError: After the build.
+        """
+        if self.sealed:
+            raise DeclarationError(
+                "this route comes after the build and would never be served: "
+                "declare it before build_router(), build_app() or explain()",
+                location=spec.facts.location,
+            )
+        self.specs.append(spec)
+
+
+def _join(first: Any, second: Any) -> tuple[Any, ...]:
+    if isinstance(second, str):
+        second = (second,)
+    return (*first, *second)
+
+
+class RouteGroup:
+    """Routes under one prefix that share what they do not say themselves."""
+
+    def __init__(self, registry: Registry, prefix: str, inherited: Mapping[str, Any]) -> None:
+        self._registry = registry
+        self._prefix = prefix
+        self._inherited = inherited
+
+    def group(self, prefix: str = "", **options: Unpack[RouteOptions]) -> RouteGroup:
+        """Make a group of routes that inherit this one's settings and may override them.
+
+        Args:
+            prefix: Put in front of each path; starts with a slash and does not end with one.
+            **options: Any keyword of ``route`` but those of a single route. ``dependencies``, ``tags`` and
+                ``identity_headers`` are added to the inherited ones; each other one replaces its inherited value.
+        """
+        if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
+            self._registry.problems.append(
+                f"a group's prefix starts with a slash and does not end with one: write '/{prefix.strip('/')}', not {prefix!r}"
+            )
+            prefix = f"/{prefix.strip('/')}"
+        return RouteGroup(self._registry, self._prefix + prefix, self._merge(dict(options)))
+
+    def _merge(self, given: dict[str, Any]) -> dict[str, Any]:
+        merged = dict(self._inherited)
+        for name, value in given.items():
+            if value is UNSET:
+                continue
+            merged[name] = _join(merged.get(name, ()), value) if name in _JOINED else value
+        return merged
+
+    def route(
+        self,
+        path: str,
+        *,
+        upstream: Any = UNSET,
+        methods: Iterable[str] | None = None,
+        rewrite: str | None = None,
+        match: Any = None,
+        host: str = UNSET,
+        location: str = UNSET,
+        request_headers: Any = UNSET,
+        response_headers: Any = UNSET,
+        query_rules: Any = UNSET,
+        cookies: Any = UNSET,
+        forwarding: Forwarding | None = UNSET,
+        identity_headers: Iterable[str] = (),
+        request_filters: Sequence[Any] = UNSET,
+        response_filters: Sequence[Any] = UNSET,
+        timeouts: Timeouts | None = UNSET,
+        retry: Any = UNSET,
+        limits: Any = UNSET,
+        rate_limit: Any = UNSET,
+        hedge: Any = UNSET,
+        mirror: Any = UNSET,
+        max_body_bytes: int | None = UNSET,
+        on_error: Any = UNSET,
+        server_timing: bool = UNSET,
+        dependencies: Sequence[Any] = (),
+        tags: Sequence[Any] = (),
+        name: str | None = None,
+        summary: str | None = None,
+        responses: Mapping[int | str, dict[str, Any]] | None = UNSET,
+        include_in_schema: bool = UNSET,
+    ) -> Callable[[StubT], StubT]:
+        """Forward what matches a path to an upstream.
+
+        Args:
+            path: Template: ``<name>`` is one segment, ``<int:name>``, ``<float:name>`` and ``<uuid:name>`` are typed,
+                ``<path:name>`` is the rest and ``<path>`` short for ``<path:path>``. ``{name}`` is understood too.
+            upstream: An ``UpstreamPool``, a URL, a list of URLs or ``Destination``s, an ASGI app, or a callable that
+                is given the ``ForwardedRequest`` and returns a pool.
+            methods: Methods to serve. None is every method but CONNECT and TRACE.
+            rewrite: Template of the forwarded path, filled in with captured raw text. None forwards the target as it
+                came, byte for byte.
+            match: What besides path and method decides. Not in this release.
+            host: ``"destination"``, ``"preserve"``, or a literal value for ``Host``.
+            location: ``"rewrite"`` maps the destination's own address in ``Location`` back to the public one;
+                ``"keep"`` leaves it.
+            request_headers: Rules for the request's fields. Not in this release.
+            response_headers: Rules for the response's fields. Not in this release.
+            query_rules: Rules for the query. Not in this release.
+            cookies: Rules for the upstream's cookies. Not in this release.
+            forwarding: What the upstream is told of the client. None takes the proxy's.
+            identity_headers: Names that are deleted from what the client sent, because only the gateway sets them.
+            request_filters: Filters of the request's body. Not in this release.
+            response_filters: Filters of the response's body. Not in this release.
+            timeouts: Time-outs; None takes the pool's, the group's or the proxy's.
+            retry: Retry policy. Not in this release; a connect failure always moves on to the next destination.
+            limits: Limits of this route. Not in this release.
+            rate_limit: Rate limit of this route. Not in this release.
+            hedge: Hedging. Not in this release.
+            mirror: Mirroring. Not in this release.
+            max_body_bytes: Bytes of content that a client may send; more is answered 413. None is no limit. A stub
+                that reads the body needs it.
+            on_error: A handler of this route's failures. Not in this release.
+            server_timing: Whether ``Server-Timing`` is added. Not in this release.
+            dependencies: FastAPI dependencies, as in any endpoint.
+            tags: Tags in the API's document.
+            name: The route's name; the stub's by default.
+            summary: Summary in the API's document.
+            responses: Further responses in the API's document.
+            include_in_schema: Whether the route is in the API's document.
+
+        Returns:
+            A decorator that records the route and gives the stub back unchanged.
+
+        Raises:
+            DeclarationError: From the decorator, if the proxy was already built.
+        """
+        given = dict(locals())
+        for key in ("self", "path", "methods", "rewrite", "match", "name", "summary"):
+            del given[key]
+        merged = self._merge(given)
+        if match is not None:
+            merged["match"] = match
+        not_yet = tuple(
+            sorted(
+                key for key in NOT_YET & merged.keys() if merged[key] not in (None, (), [], False)
+            )
+        )
+
+        def decorate(stub: StubT) -> StubT:
+            self._registry.add(
+                RouteSpec(
+                    path=_concatenate(self._prefix, path),
+                    stub=stub,
+                    facts=read_stub(stub),
+                    methods=methods
+                    if methods is None or isinstance(methods, str)
+                    else tuple(methods),
+                    rewrite=rewrite,
+                    name=name,
+                    summary=summary,
+                    not_yet=not_yet,
+                    **{key: merged.get(key, default) for key, default in _DEFAULTS.items()},
+                )
+            )
+            return stub
+
+        return decorate
+
+    def get(self, path: str, **options: Unpack[OneRouteOptions]) -> Callable[[StubT], StubT]:
+        """``route`` for GET alone."""
+        return self.route(path, methods=("GET",), **options)
+
+    def post(self, path: str, **options: Unpack[OneRouteOptions]) -> Callable[[StubT], StubT]:
+        """``route`` for POST alone."""
+        return self.route(path, methods=("POST",), **options)
+
+    def put(self, path: str, **options: Unpack[OneRouteOptions]) -> Callable[[StubT], StubT]:
+        """``route`` for PUT alone."""
+        return self.route(path, methods=("PUT",), **options)
+
+    def patch(self, path: str, **options: Unpack[OneRouteOptions]) -> Callable[[StubT], StubT]:
+        """``route`` for PATCH alone."""
+        return self.route(path, methods=("PATCH",), **options)
+
+    def delete(self, path: str, **options: Unpack[OneRouteOptions]) -> Callable[[StubT], StubT]:
+        """``route`` for DELETE alone."""
+        return self.route(path, methods=("DELETE",), **options)
+
+    def head(self, path: str, **options: Unpack[OneRouteOptions]) -> Callable[[StubT], StubT]:
+        """``route`` for HEAD alone."""
+        return self.route(path, methods=("HEAD",), **options)
+
+    def options(self, path: str, **options: Unpack[OneRouteOptions]) -> Callable[[StubT], StubT]:
+        """``route`` for OPTIONS alone."""
+        return self.route(path, methods=("OPTIONS",), **options)
+
+    def websocket(
+        self,
+        path: str,
+        *,
+        upstream: Any = UNSET,
+        rewrite: str | None = None,
+        allowed_origins: Iterable[str] | None = None,
+        max_message_bytes: int | None = 16 * 1024 * 1024,
+        ping_interval: float | None = 20.0,
+        timeouts: Timeouts | None = None,
+        dependencies: Sequence[Any] = (),
+        name: str | None = None,
+    ) -> Callable[[StubT], StubT]:
+        """Relay a WebSocket. Recorded in this release, and refused by the build: sessions are not there yet.
+
+        Args:
+            path: Template, as for ``route``.
+            upstream: As for ``route``; ``http(s)`` destinations serve WebSockets as ``ws(s)``.
+            rewrite: Template of the forwarded path.
+            allowed_origins: Origins that a browser's page may have; None allows every one.
+            max_message_bytes: Bytes of the largest message in either direction; None is no limit.
+            ping_interval: Seconds between pings towards the upstream; None sends none.
+            timeouts: Time-outs.
+            dependencies: FastAPI dependencies, run before the upstream is dialled.
+            name: The route's name; the stub's by default.
+        """
+        merged = self._merge({"upstream": upstream, "dependencies": dependencies})
+        options = {
+            "allowed_origins": allowed_origins,
+            "max_message_bytes": max_message_bytes,
+            "ping_interval": ping_interval,
+            "timeouts": timeouts,
+        }
+
+        def decorate(stub: StubT) -> StubT:
+            self._registry.add(
+                WebSocketSpec(
+                    path=_concatenate(self._prefix, path),
+                    stub=stub,
+                    facts=read_stub(stub),
+                    upstream=merged.get("upstream", UNSET),
+                    rewrite=rewrite,
+                    options=options,
+                    dependencies=merged.get("dependencies", ()),
+                    name=name,
+                )
+            )
+            return stub
+
+        return decorate
+
+
+def _concatenate(prefix: str, path: Any) -> Any:
+    # What is no string stays as it is, for the build to report.
+    return prefix + path if isinstance(path, str) else path

@@ -1,0 +1,74 @@
+"""Specs: what a decorator was given, frozen. Nothing is resolved or checked across objects here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from attrs import field, frozen
+
+from proxyroutes._declare.stubs import StubFacts
+from proxyroutes.settings import Timeouts
+
+__all__ = ["NOT_YET", "RouteSpec", "WebSocketSpec"]
+
+NOT_YET: frozenset[str] = frozenset(
+    {
+        "cookies",
+        "hedge",
+        "limits",
+        "match",
+        "mirror",
+        "on_error",
+        "query_rules",
+        "rate_limit",
+        "request_filters",
+        "request_headers",
+        "response_filters",
+        "response_headers",
+        "retry",
+        "server_timing",
+    }
+)
+"""Keywords of the contract that this release records and refuses at build, rather than ignore."""
+
+
+@frozen(kw_only=True)
+class RouteSpec:
+    """One declared HTTP route; the keywords of ``Proxy.route``, inheritance from groups applied."""
+
+    path: str
+    stub: Callable[..., Any] = field(eq=False, repr=False)
+    facts: StubFacts
+    upstream: Any = field(eq=False, repr=False)
+    methods: tuple[str, ...] | str | None
+    rewrite: str | None
+    host: str
+    location: str
+    forwarding: Any
+    identity_headers: Any
+    timeouts: Timeouts | None
+    max_body_bytes: int | None
+    dependencies: tuple[Any, ...] = field(eq=False, repr=False)
+    tags: Any
+    name: str | None
+    summary: str | None
+    responses: Mapping[int | str, dict[str, Any]] | None = field(eq=False, repr=False)
+    include_in_schema: bool
+    not_yet: tuple[str, ...]
+    """Keywords that were given and that this release does not have."""
+    problems: tuple[str, ...] = ()
+
+
+@frozen(kw_only=True)
+class WebSocketSpec:
+    """One declared WebSocket route; the keywords of ``Proxy.websocket``, inheritance from groups applied."""
+
+    path: str
+    stub: Callable[..., Any] = field(eq=False, repr=False)
+    facts: StubFacts
+    upstream: Any = field(eq=False, repr=False)
+    rewrite: str | None
+    options: Mapping[str, Any] = field(eq=False, repr=False)
+    dependencies: tuple[Any, ...] = field(eq=False, repr=False)
+    name: str | None

@@ -1,0 +1,174 @@
+"""The content of a received request, streamed or buffered, as the transport reads it.
+
+A body ends cleanly only where the client ended it: a client that leaves in the middle raises, so that a cut upload never
+looks complete to the upstream (RFC 9112 §8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+
+from proxyroutes._serve.exchange import ClientLeft, Exchange
+from proxyroutes._serve.guard import refuse
+from proxyroutes.exceptions import ClientRequestError
+from proxyroutes.typing import Message, Receive
+
+__all__ = [
+    "BodyRecorder",
+    "BufferedBody",
+    "IteratedBody",
+    "ReceivedBody",
+    "check_length",
+    "too_large",
+]
+
+
+def too_large(limit: int) -> ClientRequestError:
+    """The refusal of a content over its limit (RFC 9110 §15.5.14)."""
+    return refuse(f"the content is larger than {limit} bytes", 413, "Content too large")
+
+
+def check_length(content_length: int | None, limit: int | None) -> None:
+    """Refuse a declared length over the limit before anything is read."""
+    if limit is not None and content_length is not None and content_length > limit:
+        raise too_large(limit)
+
+
+class ReceivedBody:
+    """The client's content, read as the upstream takes it."""
+
+    __slots__ = ("_ended", "_exchange", "_first", "_limit", "content_length")
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        content_length: int | None,
+        limit: int | None,
+        first: Message | None = None,
+    ) -> None:
+        self._exchange = exchange
+        self.content_length = content_length
+        self._limit = limit
+        self._ended = False
+        self._first = first
+        # Whoever reads this hears a client that leaves; two readers of one channel would steal from each other.
+        exchange.may_watch = False
+
+    async def read(self) -> bytes:
+        """The next bytes; ``b""`` is the end.
+
+        Raises:
+            ClientLeft: If the client left before the end.
+            ClientRequestError: If there is more than is allowed.
+        """
+        exchange = self._exchange
+        while not self._ended:
+            message = self._first
+            if message is None:
+                exchange.client_stalls = True
+                message = await exchange.receive()
+                exchange.client_stalls = False
+            self._first = None
+            if message["type"] == "http.disconnect":
+                left = ClientLeft()
+                exchange.interrupt(left)
+                raise left
+            if not message.get("more_body", False):
+                self._ended = True
+                exchange.may_watch = True
+            chunk: bytes = message.get("body", b"")
+            if chunk:
+                exchange.request_bytes += len(chunk)
+                if self._limit is not None and exchange.request_bytes > self._limit:
+                    raise too_large(self._limit)
+                return chunk
+        return b""
+
+
+class BufferedBody:
+    """Content that is here already, and can be sent more than once."""
+
+    __slots__ = ("_content", "_given", "content_length")
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self._given = False
+        self.content_length: int | None = len(content)
+
+    def rewind(self) -> None:
+        """Begin again."""
+        self._given = False
+
+    async def read(self) -> bytes:
+        """All of it, then ``b""``."""
+        if self._given:
+            return b""
+        self._given = True
+        return self._content
+
+
+class BodyRecorder:
+    """A receive channel for user code: what is read from it is kept, so that it can still be forwarded.
+
+    Attributes:
+        touched: Whether something was read.
+    """
+
+    __slots__ = ("_chunks", "_ended", "_limit", "_receive", "_refuse", "_size", "touched")
+
+    def __init__(
+        self, receive: Receive, limit: int, refuse_with: Callable[[int], Exception]
+    ) -> None:
+        self._receive = receive
+        self._limit = limit
+        self._refuse = refuse_with
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._ended = False
+        self.touched = False
+
+    async def __call__(self) -> Message:
+        """The next message, kept.
+
+        Raises:
+            Exception: What ``refuse_with`` makes, at the first byte over the limit.
+        """
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self.touched = True
+            chunk: bytes = message.get("body", b"")
+            self._size += len(chunk)
+            if self._size > self._limit:
+                raise self._refuse(self._limit)
+            self._chunks.append(chunk)
+            self._ended = not message.get("more_body", False)
+        return message
+
+    async def content(self) -> bytes:
+        """All of the content, whoever read it.
+
+        Raises:
+            ClientLeft: If the client left before the end.
+        """
+        while not self._ended:
+            message = await self()
+            if message["type"] == "http.disconnect":
+                raise ClientLeft
+        return b"".join(self._chunks)
+
+
+class IteratedBody:
+    """Content that the application makes."""
+
+    __slots__ = ("_chunks", "content_length")
+
+    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+        self._chunks = chunks
+        self.content_length: int | None = None
+
+    async def read(self) -> bytes:
+        """The next bytes that are not empty; ``b""`` is the end."""
+        async for chunk in self._chunks:
+            if chunk:
+                return bytes(chunk)
+        return b""

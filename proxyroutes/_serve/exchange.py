@@ -1,0 +1,255 @@
+"""One exchange: its record, its time-outs, and the watch for a client that leaves.
+
+The record is what observers get, once, on every ending. The sweeper calls ``tick``; a time-out or a client that has left
+interrupts the task that serves the exchange, wherever it waits, by cancelling it. Who serves it turns that cancellation
+back into its reason: ``settle`` does so the way ``asyncio.timeout`` does, so a cancellation that comes from outside stays
+one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from proxyroutes._serve.plan import Observer
+from proxyroutes._state.sweeper import Sweeper
+from proxyroutes.exceptions import (
+    ClientRequestError,
+    GatewayError,
+    Side,
+    Stage,
+    UpstreamTimeoutError,
+)
+from proxyroutes.settings import Timeouts
+from proxyroutes.typing import Attempt, Receive
+
+__all__ = ["ClientLeft", "Exchange"]
+
+_logger = logging.getLogger("proxyroutes.serve")
+
+
+class ClientLeft(Exception):  # noqa: N818 - it is not an error (CONFORMANCE R-31).
+    """The client has left: nothing is sent to it, and it counts against nobody."""
+
+
+class Exchange:
+    """One client request with its response.
+
+    Attributes:
+        route: The route's name.
+        method: The request's method.
+        pool: The pool's name, or None before one was chosen.
+        destination: The last destination's origin, or None.
+        status: The status that the client was answered with; 499 where it had left; None before.
+        error: Why it failed, or None.
+        attempts: Number of attempts.
+        started: Seconds on the loop's clock.
+        connected: Seconds on the loop's clock when the last attempt had a connection, or 0.0.
+        head: Seconds on the loop's clock when the head of the response was there, or 0.0.
+        ended: Seconds on the loop's clock, or 0.0 while it lasts.
+        request_bytes: Bytes of content received.
+        response_bytes: Bytes of content relayed.
+    """
+
+    __slots__ = (
+        "_cancelling",
+        "_idle_since",
+        "_interruptible",
+        "_loop",
+        "_observers",
+        "_progress",
+        "_sweeper",
+        "_task",
+        "_ticked",
+        "_timeouts",
+        "_watch",
+        "attempt",
+        "attempts",
+        "client_stalls",
+        "connected",
+        "destination",
+        "ended",
+        "error",
+        "expired",
+        "head",
+        "interruption",
+        "may_watch",
+        "method",
+        "pool",
+        "receive",
+        "request_bytes",
+        "response_bytes",
+        "route",
+        "started",
+        "status",
+    )
+
+    def __init__(
+        self,
+        route: str,
+        method: str,
+        receive: Receive,
+        timeouts: Timeouts,
+        sweeper: Sweeper,
+        observers: tuple[Observer, ...],
+    ) -> None:
+        self.route = route
+        self.method = method
+        self.pool: str | None = None
+        self.destination: str | None = None
+        self.status: int | None = None
+        self.error: GatewayError | None = None
+        self.attempts = 0
+        self.connected = self.head = self.ended = 0.0
+        self.request_bytes = self.response_bytes = 0
+        self.receive = receive
+        self.attempt: Attempt | None = None
+        self.interruption: GatewayError | ClientLeft | None = None
+        # Set while the gateway waits for the client's next bytes, so that a time-out is blamed on the right side.
+        self.client_stalls = False
+        # FastAPI and the body pump read the same channel; the watch begins when they are through.
+        self.may_watch = False
+        # The total time is over: no further attempt.
+        self.expired = False
+        self._observers = observers
+        self._timeouts = timeouts
+        self._sweeper = sweeper
+        self._watch: asyncio.Task[None] | None = None
+        self._progress = -1
+        self._idle_since = 0.0
+        self._ticked = False
+        self._interruptible = False
+        self._task: asyncio.Task[Any] | None = None
+        self._cancelling = 0
+        self._loop = loop = asyncio.get_running_loop()
+        self.started = loop.time()
+        sweeper.add(self)
+
+    def begin_attempt(self, destination: str) -> Attempt:
+        """Enter a further attempt."""
+        self.attempts += 1
+        self.destination = destination
+        self.attempt = attempt = Attempt()
+        return attempt
+
+    def mark_head(self) -> None:
+        """The head of the response is there."""
+        self.head = self._loop.time()
+
+    # Interruption.
+
+    def enter(self) -> None:
+        """From here on the running task waits for this exchange and for nothing else."""
+        task = asyncio.current_task()
+        self._task = task
+        self._cancelling = task.cancelling() if task is not None else 0
+        self._interruptible = True
+        if self.interruption is not None:
+            self._interruptible = False
+            raise self.interruption
+
+    def leave(self) -> None:
+        """The running task goes on to other things."""
+        self._interruptible = False
+
+    def interrupt(self, reason: GatewayError | ClientLeft) -> None:
+        """End the exchange for this reason; the first one counts."""
+        if self.interruption is None:
+            self.interruption = reason
+            if self._interruptible and self._task is not None:
+                self._interruptible = False
+                self._task.cancel()
+
+    def resume(self) -> None:
+        """Go on after an interruption that another attempt may mend."""
+        self.interruption = None
+        self._progress = -1
+
+    def settle(self) -> GatewayError | ClientLeft | None:
+        """After a cancellation: its reason if it was ours, None if it came from outside."""
+        task = self._task
+        if self.interruption is None or task is None:
+            return None
+        return self.interruption if task.uncancel() <= self._cancelling else None
+
+    # Time.
+
+    def tick(self, now: float) -> None:
+        """Look at the time, and begin to watch the client once this has waited longer than a tick."""
+        attempt = self.attempt
+        progress = 0 if attempt is None else attempt.progress
+        progress += self.request_bytes + self.response_bytes
+        if progress != self._progress:
+            self._progress = progress
+            self._idle_since = now
+        elif attempt is not None:
+            self._check_time(attempt, now)
+        total = self._timeouts.total
+        if total is not None and self._loop.time() - self.started >= total:
+            self.expired = True
+            self._time_out(attempt, "total", total)
+        if not self._ticked:
+            self._ticked = True
+        elif self._watch is None and self.may_watch:
+            self._watch = self._sweeper.spawn(
+                self._watch_client(), f"proxyroutes-watch-{self.route}"
+            )
+
+    def _check_time(self, attempt: Attempt, now: float) -> None:
+        stage = attempt.stage
+        if stage is Stage.CONNECT:
+            name, limit = "connect", self._timeouts.connect
+        elif stage is Stage.RESPONSE_HEAD:
+            name, limit = "first_byte", self._timeouts.first_byte
+        else:
+            name, limit = "idle", self._timeouts.idle
+        if limit is not None and now - self._idle_since >= limit:
+            self._time_out(attempt, name, limit)
+
+    def _time_out(self, attempt: Attempt | None, name: str, limit: float) -> None:
+        stage = Stage.SELECT if attempt is None else attempt.stage
+        if self.client_stalls and stage is Stage.REQUEST_BODY:
+            self.interrupt(
+                ClientRequestError(
+                    f"the client sent nothing for {limit} s",
+                    status_code=408,
+                    title="Request timeout",
+                    stage=stage,
+                )
+            )
+            return
+        side = Side.CLIENT if self.client_stalls else Side.UPSTREAM
+        sent = attempt is not None and attempt.sent
+        self.interrupt(
+            UpstreamTimeoutError(
+                f"{name} time-out after {limit} s", stage=stage, side=side, sent=sent
+            )
+        )
+
+    async def _watch_client(self) -> None:
+        try:
+            while True:
+                message = await self.receive()
+                if message["type"] == "http.disconnect":
+                    self.interrupt(ClientLeft())
+                    return
+        except Exception as error:  # noqa: BLE001 - a receive channel that fails has no client behind it.
+            _logger.debug("the receive channel failed: %r", error)
+            self.interrupt(ClientLeft())
+
+    # The end.
+
+    def end(self) -> None:
+        """Take the exchange out of the sweeper and hand its record to the observers; a second call does nothing."""
+        if self.ended:
+            return
+        self.ended = self._loop.time()
+        self._sweeper.discard(self)
+        if self._watch is not None:
+            self._watch.cancel()
+        for observer in self._observers:
+            try:
+                observer(self)
+            except Exception:
+                _logger.exception("an observer of exchanges failed")

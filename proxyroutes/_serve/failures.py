@@ -1,0 +1,61 @@
+"""What the client is answered with when an exchange fails: problem+json that shows nothing from inside (RFC 9457)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+
+from proxyroutes._serve.exchange import Exchange
+from proxyroutes.exceptions import ClientRequestError, GatewayError
+from proxyroutes.typing import Fields, Send
+
+__all__ = ["PROBLEM_BASE", "log_failure", "problem", "send_problem"]
+
+PROBLEM_BASE = "https://proxyroutes.readthedocs.io/problems/"
+"""What a problem's type begins with; the error's ``slug`` follows."""
+
+_logger = logging.getLogger("proxyroutes.serve")
+
+
+def problem(error: GatewayError) -> tuple[int, Fields, bytes]:
+    """Status, fields and body that answer an error."""
+    status = error.status_code
+    body = json.dumps(
+        {"type": PROBLEM_BASE + error.slug, "title": error.title, "status": status}
+    ).encode()
+    fields: Fields = [
+        (b"content-type", b"application/problem+json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"cache-control", b"no-store"),
+    ]
+    if error.retry_after is not None:
+        fields.append((b"retry-after", str(max(1, math.ceil(error.retry_after))).encode()))
+    if isinstance(error, ClientRequestError):
+        fields.extend(error.fields)
+        # What is left of a refused request must not be read as the next one.
+        fields.append((b"connection", b"close"))
+    return status, fields, body
+
+
+async def send_problem(error: GatewayError, send: Send) -> None:
+    """Answer an error."""
+    status, fields, body = problem(error)
+    await send({"type": "http.response.start", "status": status, "headers": fields})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def log_failure(exchange: Exchange, error: GatewayError) -> None:
+    """One line for one failed exchange: what, where, why."""
+    level = logging.INFO if isinstance(error, ClientRequestError) else logging.WARNING
+    if _logger.isEnabledFor(level):
+        _logger.log(
+            level,
+            "exchange failed: route=%s pool=%s error=%s cause=%r attempts=%d detail=%s",
+            exchange.route,
+            exchange.pool,
+            type(error).__name__,
+            error.__cause__,
+            exchange.attempts,
+            error,
+        )

@@ -1,0 +1,309 @@
+"""Field rules of both directions. Sans-I/O: bytes in, bytes or a refusal out.
+
+Hop-by-hop fields and all that ``Connection`` names go before any user code sees a message (RFC 9110 §7.6.1). What is
+ours is added afterwards, so that no client can have it removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from proxyroutes._serve.guard import MAX_FIELD_BYTES, MAX_FIELDS, check_host, refuse
+from proxyroutes.typing import Field, Fields
+
+__all__ = [
+    "FIELD_ACTIONS",
+    "ReceivedFields",
+    "check_edit",
+    "field_actions",
+    "filter_response",
+    "has_bad_name",
+    "has_bad_value",
+    "read_fields",
+]
+
+DROP, HOST, LENGTH, CODING, CONNECTION, EXPECT, VIA, COOKIE, EMPTY = range(9)
+
+_HOP_BY_HOP = (
+    b"http2-settings",
+    b"keep-alive",
+    b"proxy-authenticate",
+    b"proxy-authentication-info",
+    b"proxy-authorization",
+    b"proxy-connection",
+    b"te",
+    b"trailer",
+    b"upgrade",
+)
+# What an untrusted client says of the hops before us (CONFORMANCE S-21).
+_FORWARDING = (
+    b"forwarded",
+    b"x-forwarded-for",
+    b"x-forwarded-host",
+    b"x-forwarded-port",
+    b"x-forwarded-prefix",
+    b"x-forwarded-proto",
+    b"x-forwarded-server",
+    b"x-original-host",
+    b"x-original-url",
+    b"x-real-ip",
+    b"x-rewrite-url",
+)
+
+FIELD_ACTIONS: Mapping[bytes, int] = {
+    **dict.fromkeys(_HOP_BY_HOP, DROP),
+    **dict.fromkeys(_FORWARDING, DROP),
+    b"host": HOST,
+    b"content-length": LENGTH,
+    b"transfer-encoding": CODING,
+    b"connection": CONNECTION,
+    b"expect": EXPECT,
+    b"via": VIA,
+    b"cookie": COOKIE,
+    b"": EMPTY,
+}
+"""What is done with a received field; a name that is not here passes."""
+
+# RFC 9110 §7.6.1 forbids a sender to name end-to-end fields in Connection: these keep their meaning whatever it says.
+_NEVER_NAMED = frozenset(
+    {
+        b"authorization",
+        b"content-encoding",
+        b"content-length",
+        b"content-range",
+        b"content-type",
+        b"cookie",
+        b"host",
+        b"set-cookie",
+        b"transfer-encoding",
+    }
+)
+_USUAL_CONNECTION = frozenset({b"keep-alive", b"close", b"Keep-Alive", b"Close"})
+
+_LOWER_TOKEN = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"
+_TOKEN = _LOWER_TOKEN + _LOWER_TOKEN.upper()
+# RFC 9110 §5.5: visible bytes, space, tab and obs-text.
+_VALUE = b"\t" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))
+
+
+def field_actions(identity: Iterable[str]) -> Mapping[bytes, int]:
+    """The actions of a route that also deletes identity fields."""
+    names = [name.lower().encode("ascii") for name in identity]
+    return {**FIELD_ACTIONS, **dict.fromkeys(names, DROP)} if names else FIELD_ACTIONS
+
+
+def has_bad_name(name: bytes) -> bool:
+    """Whether it is no field name (RFC 9110 §5.1)."""
+    return not name or bool(name.translate(None, _TOKEN))
+
+
+def has_bad_value(value: bytes) -> bool:
+    """Whether it is no field value (RFC 9110 §5.5): CR, LF, NUL or another control byte."""
+    return bool(value.translate(None, _VALUE))
+
+
+def check_edit(name: str, value: str) -> Field:
+    """Encode a field that the application sets.
+
+    Raises:
+        ValueError: If the name is no token or the value holds CR, LF, NUL or another control character.
+    """
+    try:
+        raw_name, raw_value = name.lower().encode("ascii"), value.encode("latin-1")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"not a field that HTTP can carry: {name!r}") from error
+    if has_bad_name(raw_name):
+        raise ValueError(f"not a field name: {name!r}")
+    if has_bad_value(raw_value):
+        raise ValueError(f"the value of {name!r} has a control character")
+    return raw_name, raw_value.strip(b" \t")
+
+
+class ReceivedFields:
+    """The field section of a received request, read once.
+
+    Attributes:
+        fields: What passes, in order.
+        host: The one value of ``Host``, or ``b""`` where HTTP/1.0 had none.
+        content_length: Its value, or None.
+        chunked: Whether the content is in the chunked coding.
+        via: Values of ``Via``.
+        expects_continue: Whether the client waits for 100.
+    """
+
+    __slots__ = (
+        "chunked",
+        "content_length",
+        "cookies",
+        "expects_continue",
+        "fields",
+        "host",
+        "via",
+    )
+
+    def __init__(self) -> None:
+        self.fields: Fields = []
+        self.host: bytes | None = None
+        self.content_length: int | None = None
+        self.chunked = False
+        self.via: list[bytes] = []
+        self.cookies: list[Field] = []
+        self.expects_continue = False
+
+
+def read_fields(
+    headers: list[Field], http_version: str, actions: Mapping[bytes, int]
+) -> ReceivedFields:
+    """Read, check and filter a received field section.
+
+    Raises:
+        ClientRequestError: If it must not be forwarded.
+    """
+    headers = _check_fields(headers, actions)
+    received = ReceivedFields()
+    passed = received.fields
+    named: list[bytes] | None = None
+    for field in headers:
+        action = actions.get(field[0])
+        if action is None:
+            passed.append(field)
+        elif action == CONNECTION:
+            if field[1] not in _USUAL_CONNECTION:
+                named = [*(named or ()), *field[1].lower().split(b",")]
+        elif action:
+            _READERS[action](received, field)
+    if received.chunked:
+        _check_coding(received, http_version)
+    if received.host is None:
+        # RFC 9112 §3.2: only HTTP/1.0 may be without.
+        if http_version != "1.0":
+            raise refuse("no Host")
+        received.host = b""
+    if named is not None:
+        gone = {name.strip(b" \t") for name in named} - _NEVER_NAMED
+        received.fields = [field for field in passed if field[0] not in gone]
+    return received
+
+
+def _check_coding(received: ReceivedFields, http_version: str) -> None:
+    if received.content_length is not None:
+        # RFC 9112 §6.1: "ought to be handled as an error"; whoever reads them differently could be fooled.
+        raise refuse("Content-Length with Transfer-Encoding")
+    if http_version == "1.0":
+        raise refuse("Transfer-Encoding in HTTP/1.0")
+
+
+def _check_fields(headers: list[Field], actions: Mapping[bytes, int]) -> list[Field]:
+    if len(headers) > MAX_FIELDS:
+        raise refuse("too many fields", 431, "Request header fields too large")
+    names = b"".join([field[0] for field in headers])
+    values = b"".join([field[1] for field in headers])
+    if len(names) + len(values) > MAX_FIELD_BYTES:
+        raise refuse("the fields are too large", 431, "Request header fields too large")
+    if names.translate(None, _LOWER_TOKEN):
+        if names.translate(None, _TOKEN):
+            raise refuse("a field name is not a token")
+        headers = [(name.lower(), value) for name, value in headers]
+    if values.translate(None, _VALUE):
+        raise refuse("a field value has a control character")
+    if b"_" in names:
+        # Many applications read both spellings as one variable (CONFORMANCE S-06).
+        headers = [
+            field
+            for field in headers
+            if b"_" not in field[0] or field[0].replace(b"_", b"-") not in actions
+        ]
+    return headers
+
+
+def _read_host(received: ReceivedFields, field: Field) -> None:
+    if received.host is not None:
+        raise refuse("two Host fields")
+    check_host(field[1])
+    received.host = field[1]
+
+
+def _read_length(received: ReceivedFields, field: Field) -> None:
+    value = field[1]
+    if received.content_length is not None:
+        raise refuse("two Content-Length fields")
+    # isdigit() of bytes takes ASCII digits only; 18 of them are an exabyte.
+    if not value.isdigit() or len(value) > 18:
+        raise refuse("Content-Length is not a length")
+    received.content_length = int(value)
+
+
+def _read_coding(received: ReceivedFields, field: Field) -> None:
+    if received.chunked or field[1].lower() != b"chunked":
+        raise refuse("Transfer-Encoding is not chunked alone")
+    received.chunked = True
+
+
+def _read_expect(received: ReceivedFields, field: Field) -> None:
+    if field[1].lower() != b"100-continue":
+        raise refuse("an expectation that is not 100-continue", 417, "Expectation failed")
+    # The server sends 100 when the content is first read (RFC 9110 §10.1.1); it is not forwarded.
+    received.expects_continue = True
+
+
+def _read_via(received: ReceivedFields, field: Field) -> None:
+    received.via.append(field[1])
+
+
+def _read_cookie(received: ReceivedFields, field: Field) -> None:
+    if received.cookies:
+        # RFC 9113 §8.2.3: pieces are joined "using the two-octet delimiter of 0x3B, 0x20".
+        place = received.fields.index(received.cookies[0])
+        joined = (b"cookie", received.cookies[0][1] + b"; " + field[1])
+        received.fields[place] = received.cookies[0] = joined
+    else:
+        received.cookies.append(field)
+        received.fields.append(field)
+
+
+def _read_empty(received: ReceivedFields, field: Field) -> None:
+    del received
+    raise refuse(f"a field without a name: {field[1][:16]!r}")
+
+
+_READERS = {
+    HOST: _read_host,
+    LENGTH: _read_length,
+    CODING: _read_coding,
+    EXPECT: _read_expect,
+    VIA: _read_via,
+    COOKIE: _read_cookie,
+    EMPTY: _read_empty,
+}
+
+_RESPONSE_DROPPED = frozenset(
+    {*_HOP_BY_HOP, b"alt-svc", b"connection", b"date", b"server", b"transfer-encoding"}
+)
+
+
+def filter_response(fields: Fields, status: int, *, server_fields: frozenset[bytes]) -> Fields:
+    """The fields of a received response as the client gets them.
+
+    Args:
+        fields: As they came, names in lower case.
+        status: The response's status.
+        server_fields: Which of ``Date`` and ``Server`` the server in front adds by itself.
+    """
+    passed: Fields = []
+    named: list[bytes] | None = None
+    for field in fields:
+        name = field[0]
+        if name not in _RESPONSE_DROPPED:
+            passed.append(field)
+        elif name == b"connection":
+            if field[1] not in _USUAL_CONNECTION:
+                named = [*(named or ()), *field[1].lower().split(b",")]
+        elif (name == b"date" or name == b"server") and name not in server_fields:  # noqa: PLR1714
+            passed.append(field)
+    if named is not None:
+        gone = {name.strip(b" \t") for name in named} - _NEVER_NAMED
+        passed = [field for field in passed if field[0] not in gone]
+    if status == 204 or status == 304:  # noqa: PLR1714
+        # RFC 9110 §8.6: no length in a 204. A length in a 304 is that of another message; servers wait for its bytes.
+        passed = [field for field in passed if field[0] != b"content-length"]
+    return passed

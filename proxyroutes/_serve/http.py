@@ -1,0 +1,194 @@
+"""The way of an HTTP request: match → head → lease → attempt → observe → next? → relay.
+
+``serve_http`` is the whole of it where no user code takes part. ``begin``, ``attempts`` and ``Answer`` are its pieces for
+where some does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from proxyroutes._serve.body import BufferedBody, ReceivedBody, check_length
+from proxyroutes._serve.exchange import ClientLeft, Exchange
+from proxyroutes._serve.failures import log_failure, send_problem
+from proxyroutes._serve.fields import ReceivedFields
+from proxyroutes._serve.head import make_head, read_request
+from proxyroutes._serve.match import Found
+from proxyroutes._serve.plan import Plan
+from proxyroutes._serve.relay import Answer
+from proxyroutes._state.pools import DestinationState, PoolState
+from proxyroutes.exceptions import (
+    GatewayError,
+    RelayInterruptedError,
+    Stage,
+    UpstreamConnectError,
+    UpstreamTimeoutError,
+)
+from proxyroutes.settings import Timeouts
+from proxyroutes.typing import Attempt, Body, ForwardedHead, Receive, Scope, Send
+
+__all__ = [
+    "attempts",
+    "fail",
+    "log_refusal",
+    "open_exchange",
+    "read_body",
+    "serve_http",
+    "timeouts_of",
+]
+
+_logger = logging.getLogger("proxyroutes.serve")
+
+
+async def serve_http(plan: Plan, found: Found, scope: Scope, receive: Receive, send: Send) -> None:
+    """Serve a request from its match to its last byte, with no user code in between."""
+    pool = plan.pool
+    if pool is None:
+        raise TypeError(
+            f"route {plan.name!r} chooses its pool per request: it cannot be served the short way"
+        )
+    state = pool.state()
+    exchange = open_exchange(plan, state, scope["method"], receive)
+    try:
+        received = read_request(scope, plan)
+        head = make_head(scope, plan, found, received)
+        body = await read_body(exchange, plan, scope, received)
+        answer = await attempts(exchange, state, head, body, timeouts_of(plan, state))
+        answer.prepare(plan, found)
+        await answer.relay(send)
+    except GatewayError as error:
+        fail(exchange, error)
+        if isinstance(error, RelayInterruptedError):
+            raise
+        await send_problem(error, send)
+    except ClientLeft:
+        exchange.status = 499
+    finally:
+        exchange.end()
+
+
+def open_exchange(
+    plan: Plan, state: PoolState, method: str, receive: Receive, timeouts: Timeouts | None = None
+) -> Exchange:
+    """Begin the record of an exchange."""
+    exchange = Exchange(
+        plan.name,
+        method,
+        receive,
+        timeouts or timeouts_of(plan, state),
+        state.sweeper,
+        plan.observers,
+    )
+    exchange.pool = state.name
+    return exchange
+
+
+def timeouts_of(plan: Plan, state: PoolState) -> Timeouts:
+    """The time-outs of route, group, pool or proxy; the first one that has some."""
+    if plan.pool_timeouts and state.timeouts is not None:
+        return state.timeouts
+    return plan.timeouts
+
+
+def fail(exchange: Exchange, error: GatewayError) -> None:
+    """Enter a failure into the record, and log it."""
+    exchange.error = error
+    if not isinstance(error, RelayInterruptedError):
+        exchange.status = error.status_code
+    log_failure(exchange, error)
+
+
+def log_refusal(plan: Plan, error: GatewayError, exchange: Exchange | None) -> None:
+    """Log an exchange that failed, or a request that was refused before there was one."""
+    if exchange is not None:
+        fail(exchange, error)
+    else:
+        _logger.info("request refused: route=%s detail=%s", plan.name, error)
+
+
+async def read_body(
+    exchange: Exchange, plan: Plan, scope: Scope, received: ReceivedFields
+) -> Body | None:
+    """The content to forward, or None where the request has none (RFC 9112 §6.3).
+
+    Raises:
+        ClientRequestError: If its declared length is over the limit.
+    """
+    length = received.content_length
+    if length is None and not received.chunked:
+        if scope.get("http_version", "1.1").startswith("1"):
+            exchange.may_watch = True
+            return None
+        # HTTP/2 and 3 frame content without a field: only its first event tells whether there is some.
+        first = await exchange.receive()
+        if not first.get("more_body", False) and not first.get("body"):
+            exchange.may_watch = True
+            return None
+        return ReceivedBody(exchange, None, plan.max_body_bytes, first)
+    check_length(length, plan.max_body_bytes)
+    if length == 0:
+        exchange.may_watch = True
+        return BufferedBody(b"")
+    return ReceivedBody(exchange, length, plan.max_body_bytes)
+
+
+async def attempts(
+    exchange: Exchange,
+    state: PoolState,
+    head: ForwardedHead,
+    body: Body | None,
+    timeouts: Timeouts,
+) -> Answer:
+    """Ask one destination after the other until one answers or no further one may be asked.
+
+    A connect failure moves on: nothing was sent, and no byte of the content was read. Each destination is asked at most
+    once.
+
+    Raises:
+        GatewayError: The failure of the last attempt.
+        ClientLeft: If the client left.
+    """
+    tried: tuple[DestinationState, ...] = ()
+    while True:
+        lease = state.lease(head, tried)
+        destination = lease.destination
+        attempt = exchange.begin_attempt(destination.origin)
+        try:
+            exchange.enter()
+            upstream = await state.transport.send(head, body, destination, timeouts, attempt)
+        except BaseException as error:
+            lease.release()
+            failure = _reason(exchange, error)
+            if failure is None:
+                raise
+            if isinstance(failure, GatewayError):
+                failure.at(destination=destination.origin, sent=attempt.sent)
+            tried = (*tried, destination)
+            if not _may_move_on(exchange, failure, attempt) or _all_tried(state, tried):
+                raise failure from (error if failure is not error else error.__cause__)
+            exchange.resume()
+            continue
+        exchange.leave()
+        exchange.connected = attempt.connected_at
+        return Answer(exchange, upstream, lease)
+
+
+def _reason(exchange: Exchange, error: BaseException) -> GatewayError | ClientLeft | None:
+    """What ended an attempt; None for what is neither the upstream's nor the client's doing."""
+    exchange.leave()
+    if isinstance(error, asyncio.CancelledError):
+        return exchange.settle()
+    return error if isinstance(error, GatewayError | ClientLeft) else None
+
+
+def _may_move_on(exchange: Exchange, failure: GatewayError | ClientLeft, attempt: Attempt) -> bool:
+    if attempt.sent or attempt.body_consumed or exchange.expired:
+        return False
+    if isinstance(failure, UpstreamTimeoutError):
+        return failure.stage is Stage.CONNECT
+    return isinstance(failure, UpstreamConnectError)
+
+
+def _all_tried(state: PoolState, tried: tuple[DestinationState, ...]) -> bool:
+    return all(destination in tried for destination in state.available)

@@ -1,0 +1,93 @@
+"""Plans: what a spec was compiled into. Frozen, and full of bytes that need no further work.
+
+Nothing is decided here; ``_build`` fills a plan, ``_serve`` reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from attrs import field, frozen
+
+from proxyroutes.settings import Forwarding, Timeouts
+from proxyroutes.typing import Field
+
+if TYPE_CHECKING:
+    from proxyroutes._serve.exchange import Exchange
+    from proxyroutes._state.pools import UpstreamPool
+
+__all__ = ["Capture", "Observer", "Plan"]
+
+Observer = Callable[["Exchange"], None]
+
+
+@frozen
+class Capture:
+    """A parameter of a template and where it stands.
+
+    Attributes:
+        name: The parameter's name.
+        position: Number of the segment, from 0.
+        rest: Whether it takes the rest of the path.
+        takes: Whether a decoded segment is of its kind; None where any that is not empty is.
+        convert: Makes FastAPI's value of the decoded text.
+    """
+
+    name: str
+    position: int
+    rest: bool
+    takes: Callable[[str], bool] | None = field(eq=False)
+    convert: Callable[[str], Any] = field(eq=False)
+
+
+@frozen(kw_only=True, eq=False)
+class Plan:
+    """One compiled HTTP route.
+
+    Attributes:
+        name: The route's name, for logs and records.
+        order: Its place in declared order; the lower one wins.
+        template: The path as it was declared.
+        literals: Decoded literal segments, None where a capture stands.
+        captures: The parameters.
+        methods: Methods served, None for every one.
+        pool: The pool; None where ``choose`` decides per request.
+        choose: Chooses the pool from the ``ForwardedRequest``.
+        rewrite: Raw literals and numbers of captures, to be joined; None forwards the path as it came.
+        inverse: The same as segments, to map a ``Location`` back; None where there is no inverse.
+        public: Raw literals and numbers of captures of the template, for the same.
+        host: ``Host`` to send; None is the destination's, ``b""`` the client's.
+        field_actions: What is done with a received field, by name; see ``fields``.
+        forwarding: What the upstream is told of the client.
+        via: What ``Via`` calls this gateway.
+        timeouts: Time-outs of route, group or proxy.
+        pool_timeouts: Whether the pool's time-outs, where it has some, come before ``timeouts``.
+        max_body_bytes: Bytes of content allowed, None for no limit.
+        map_location: Whether ``Location`` is mapped back.
+        observers: Called once with each ended exchange.
+        speaks: Whether the stub must be called.
+    """
+
+    name: str
+    order: int
+    template: str
+    literals: tuple[bytes | None, ...]
+    captures: tuple[Capture, ...]
+    methods: frozenset[str] | None
+    pool: UpstreamPool | None
+    choose: Callable[[Any], Awaitable[UpstreamPool]] | None
+    rewrite: tuple[bytes | int, ...] | None
+    inverse: tuple[bytes | int, ...] | None
+    public: tuple[bytes | int, ...]
+    host: bytes | None
+    field_actions: Mapping[bytes, int]
+    forwarding: Forwarding
+    via: bytes
+    timeouts: Timeouts
+    pool_timeouts: bool
+    max_body_bytes: int | None
+    map_location: bool
+    observers: tuple[Observer, ...]
+    speaks: bool
+    allow: Field = (b"allow", b"")

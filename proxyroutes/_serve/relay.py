@@ -1,0 +1,166 @@
+"""The relay: an upstream's response on its way to the client, with all that is let go of at its end.
+
+Once the head is sent there is no second answer: what breaks then breaks the client's connection, so that a cut response
+never looks complete (RFC 9112 §8).
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from proxyroutes._serve.exchange import ClientLeft, Exchange
+from proxyroutes._serve.fields import filter_response, has_bad_name, has_bad_value
+from proxyroutes._serve.location import map_location
+from proxyroutes._serve.match import Found
+from proxyroutes._serve.plan import Plan
+from proxyroutes._state.pools import Lease
+from proxyroutes.exceptions import GatewayError, RelayInterruptedError, UpstreamProtocolError
+from proxyroutes.typing import Fields, Receive, Send, UpstreamResponse
+
+__all__ = ["Answer", "server_fields"]
+
+_BOTH = frozenset({b"date", b"server"})
+
+
+def server_fields(receive: Receive) -> frozenset[bytes]:
+    """Which of ``Date`` and ``Server`` the server in front adds by itself (CONFORMANCE H-44).
+
+    uvicorn adds them to every response and keeps them at the object behind its channel, where its flags can be read off.
+    Every other server that is known adds them unless told otherwise.
+    """
+    defaults = getattr(getattr(receive, "__self__", None), "default_headers", None)
+    if defaults is None:
+        return _BOTH
+    return frozenset([name for name, _ in defaults])
+
+
+class Answer:
+    """A response whose head has come.
+
+    Attributes:
+        exchange: Its exchange.
+        upstream: The response as the transport gives it.
+        status: The status that is relayed.
+        fields: The field lines that are relayed.
+    """
+
+    __slots__ = ("_lease", "exchange", "fields", "status", "upstream")
+
+    def __init__(self, exchange: Exchange, upstream: UpstreamResponse, lease: Lease) -> None:
+        self.exchange = exchange
+        self.upstream = upstream
+        self._lease: Lease | None = lease
+        self.status = upstream.status
+        self.fields: Fields = upstream.fields
+        exchange.mark_head()
+
+    def prepare(self, plan: Plan, found: Found | None) -> None:
+        """Filter and map the fields.
+
+        Raises:
+            UpstreamProtocolError: If the response has a field that no server may send on.
+        """
+        try:
+            self._check()
+        except GatewayError:
+            self.close()
+            raise
+        exchange = self.exchange
+        fields = filter_response(
+            self.fields, self.status, server_fields=server_fields(exchange.receive)
+        )
+        if found is not None and plan.map_location and self._lease is not None:
+            destination = self._lease.destination
+            for place, (name, value) in enumerate(fields):
+                if name == b"location" or name == b"content-location":  # noqa: PLR1714
+                    fields[place] = (name, map_location(value, found, destination))
+        self.fields = fields
+
+    def _check(self) -> None:
+        origin = self.exchange.destination
+        if not 200 <= self.status <= 599:
+            raise UpstreamProtocolError(
+                f"not a final status: {self.status}", sent=True, destination=origin
+            )
+        names = b"".join([field[0] for field in self.fields])
+        values = b"".join([field[1] for field in self.fields])
+        if has_bad_value(values) or (names and has_bad_name(names)):
+            raise UpstreamProtocolError(
+                "a field that cannot be sent on", sent=True, destination=origin
+            )
+
+    async def relay(self, send: Send) -> None:
+        """Send the response on, to its last byte.
+
+        Raises:
+            GatewayError: If it was interrupted before the head was sent.
+            RelayInterruptedError: If it broke after that.
+            ClientLeft: If the client left.
+        """
+        exchange = self.exchange
+        upstream = self.upstream
+        started = False
+        try:
+            exchange.enter()
+            started = True
+            await send(
+                {"type": "http.response.start", "status": self.status, "headers": self.fields}
+            )
+            exchange.status = self.status
+            if upstream.complete:
+                content = upstream.take()
+                exchange.response_bytes = len(content)
+                await send({"type": "http.response.body", "body": content, "more_body": False})
+            else:
+                await self._stream(send)
+        except asyncio.CancelledError as error:
+            reason = exchange.settle()
+            if reason is None:
+                raise
+            self._break(reason, error, started=started)
+        except GatewayError as error:
+            self._break(error, error, started=started)
+        finally:
+            exchange.leave()
+            self.close()
+
+    async def _stream(self, send: Send) -> None:
+        exchange = self.exchange
+        upstream = self.upstream
+        while True:
+            chunk = await upstream.read()
+            if not chunk:
+                break
+            exchange.response_bytes += len(chunk)
+            exchange.client_stalls = True
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            exchange.client_stalls = False
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _break(
+        self, reason: GatewayError | ClientLeft, cause: BaseException, *, started: bool
+    ) -> None:
+        if isinstance(reason, ClientLeft) or not started:
+            raise reason from (reason.__cause__ if isinstance(reason, GatewayError) else None)
+        interrupted = RelayInterruptedError(
+            reason.detail,
+            stage=reason.stage,
+            side=reason.side,
+            sent=True,
+            destination=self.exchange.destination,
+        )
+        raise interrupted from (reason if reason is not cause else cause)
+
+    def close(self) -> None:
+        """Let go of the response and its lease; a second call does nothing. Who opened the exchange ends it."""
+        lease = self._lease
+        if lease is not None:
+            self._lease = None
+            self.upstream.abort()
+            lease.release()
+
+    def __del__(self) -> None:
+        # An answer that the application dropped: its connection and its lease must not be lost with it.
+        if self._lease is not None:
+            self.close()
+            self.exchange.end()

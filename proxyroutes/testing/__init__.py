@@ -1,0 +1,34 @@
+"""For tests of gateways, ours and yours: a clock to turn by hand, origins that do what they are told, a real server."""
+
+from proxyroutes.testing.clock import ManualClock
+from proxyroutes.testing.gateway import RunningGateway, run_gateway
+from proxyroutes.testing.origin import (
+    Close,
+    HalfClose,
+    ReadBody,
+    ReadHead,
+    ReadToEnd,
+    ReadUntil,
+    Reset,
+    Script,
+    ScriptedOrigin,
+    Step,
+    Wait,
+)
+
+__all__ = [
+    "Close",
+    "HalfClose",
+    "ManualClock",
+    "ReadBody",
+    "ReadHead",
+    "ReadToEnd",
+    "ReadUntil",
+    "Reset",
+    "RunningGateway",
+    "Script",
+    "ScriptedOrigin",
+    "Step",
+    "Wait",
+    "run_gateway",
+]

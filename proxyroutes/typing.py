@@ -1,0 +1,308 @@
+"""Aliases and protocols: what transports and policies are given, and what they give.
+
+A transport or policy outside of this package needs this module, ``settings`` and ``exceptions``, and nothing else.
+Nothing here does anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
+from typing import Any, Protocol, TypeAlias
+
+from attrs import define
+
+from proxyroutes.exceptions import Stage
+from proxyroutes.settings import TLS, Timeouts
+
+__all__ = [
+    "ASGIApp",
+    "Attempt",
+    "Balancer",
+    "Balancing",
+    "Body",
+    "BoundTransport",
+    "Candidate",
+    "Clock",
+    "Endpoint",
+    "Field",
+    "Fields",
+    "ForwardedHead",
+    "JSONValue",
+    "Message",
+    "RandomSource",
+    "Receive",
+    "Scope",
+    "Send",
+    "Transport",
+    "UpstreamResponse",
+]
+
+Field: TypeAlias = tuple[bytes, bytes]
+"""One field line: name in lower case, value without surrounding white space."""
+
+Fields: TypeAlias = list[Field]
+"""Field lines in order, duplicates kept."""
+
+Message: TypeAlias = MutableMapping[str, Any]
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+JSONValue: TypeAlias = "dict[str, JSONValue] | list[JSONValue] | str | int | float | bool | None"
+
+
+class Clock(Protocol):
+    """Time that never goes back. The only source of it for state and policies."""
+
+    def monotonic(self) -> float:
+        """Seconds since an arbitrary start."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait for this many seconds."""
+        ...
+
+
+class RandomSource(Protocol):
+    """Randomness for balancing and jitter; ``random.Random`` is one."""
+
+    def random(self) -> float:
+        """A float from 0.0 up to, but not, 1.0."""
+        ...
+
+    def randrange(self, stop: int, /) -> int:
+        """An integer from 0 up to, but not, ``stop``."""
+        ...
+
+
+@define(slots=True, eq=False)
+class ForwardedHead:
+    """The head of a request as it is forwarded, without what depends on the destination.
+
+    Attributes:
+        method: The method's token, case kept.
+        target: Path and query in origin form, without a destination's base path.
+        fields: Field lines without ``Host``, ``Content-Length`` and ``Transfer-Encoding``.
+        host: The value of ``Host``, or None for the destination's authority.
+        content_length: Bytes of the body; None where there is no body or its length is unknown.
+    """
+
+    method: bytes
+    target: bytes
+    fields: Fields
+    host: bytes | None
+    content_length: int | None
+
+
+class Body(Protocol):
+    """The request's content, read once by the transport after it has a connection."""
+
+    @property
+    def content_length(self) -> int | None:
+        """Bytes, or None where the length is unknown (then it is sent chunked)."""
+        ...
+
+    async def read(self) -> bytes:
+        """Give the next bytes; ``b""`` is the end. What it raises ends the attempt and is not the upstream's fault."""
+        ...
+
+
+class Endpoint(Protocol):
+    """Where a transport connects to: one destination, with all that can be encoded beforehand."""
+
+    @property
+    def secure(self) -> bool:
+        """Whether TLS is spoken."""
+        ...
+
+    @property
+    def host(self) -> str:
+        """Host name or address, without brackets; empty for a Unix socket."""
+        ...
+
+    @property
+    def port(self) -> int:
+        """TCP port; 0 for a Unix socket."""
+        ...
+
+    @property
+    def socket_path(self) -> str | None:
+        """Path of a Unix socket, or None."""
+        ...
+
+    @property
+    def authority(self) -> bytes:
+        """The value of ``Host`` that names this destination."""
+        ...
+
+    @property
+    def base_path(self) -> bytes:
+        """What is put in front of each target; no slash at its end."""
+        ...
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port, for logs and errors."""
+        ...
+
+
+class Attempt:
+    """What one attempt has done so far: retry safety and time-outs are decided from these facts.
+
+    A transport sets them as they become true. They are plain attributes because each is written on every request.
+
+    Attributes:
+        stage: What is being waited for. ``CONNECT`` first.
+        progress: Raised by one whenever the stage changes or bytes pass.
+        connected: A connection is there.
+        sent: The first byte was handed to the operating system: the upstream may have seen it.
+        body_consumed: A byte of the client's content was read and is gone.
+        reused: The connection had served an exchange before.
+        connected_at: Seconds on the loop's clock when a connection was there, or 0.0.
+    """
+
+    __slots__ = (
+        "body_consumed",
+        "connected",
+        "connected_at",
+        "progress",
+        "reused",
+        "sent",
+        "stage",
+    )
+
+    def __init__(self) -> None:
+        self.stage = Stage.CONNECT
+        self.progress = 0
+        self.connected = False
+        self.sent = False
+        self.body_consumed = False
+        self.reused = False
+        self.connected_at = 0.0
+
+    def enter(self, stage: Stage) -> None:
+        """Begin a stage."""
+        self.stage = stage
+        self.progress += 1
+
+
+class UpstreamResponse(Protocol):
+    """A response whose head has come. Whoever holds it reads it to its end or aborts it."""
+
+    @property
+    def status(self) -> int:
+        """A final status: 200 to 599 (RFC 9110 §15)."""
+        ...
+
+    @property
+    def reason(self) -> bytes:
+        """The reason phrase, for information only."""
+        ...
+
+    @property
+    def fields(self) -> Fields:
+        """Field lines as they came, names in lower case."""
+        ...
+
+    @property
+    def trailers(self) -> Fields:
+        """Trailer fields, once the body has ended."""
+        ...
+
+    @property
+    def complete(self) -> bool:
+        """Whether the whole body is here: ``take()`` then gives all that is left of it."""
+        ...
+
+    def take(self) -> bytes:
+        """What of the body is here already, without waiting."""
+        ...
+
+    async def read(self) -> bytes:
+        """The next bytes of the body; ``b""`` is its end.
+
+        Raises:
+            UpstreamProtocolError: If the body is cut off or malformed.
+        """
+        ...
+
+    def abort(self) -> None:
+        """Let go at once: the connection is closed unless the body was read to its end. May be called twice."""
+        ...
+
+
+class BoundTransport(Protocol):
+    """A transport for one pool on one event loop."""
+
+    async def send(
+        self,
+        head: ForwardedHead,
+        body: Body | None,
+        destination: Endpoint,
+        timeouts: Timeouts,
+        attempt: Attempt,
+    ) -> UpstreamResponse:
+        """Send one request and wait for the head of its final response.
+
+        Cancelling it closes what it had opened. A connection is never used again unless the request was sent whole and
+        the response was read whole.
+
+        Args:
+            head: What is sent.
+            body: Its content, or None for none. Not read before there is a connection.
+            destination: Where it is sent.
+            timeouts: For transports that keep time themselves; the gateway watches ``attempt`` in any case.
+            attempt: The facts that the transport records.
+
+        Raises:
+            UpstreamConnectError: If there is no connection: nothing was sent.
+            UpstreamTimeoutError: If the transport's own time-out passed.
+            UpstreamProtocolError: If what came is not a response.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        ...
+
+
+class Transport(Protocol):
+    """A recipe for a transport: shareable between pools, bound to one of them at start."""
+
+    def bind(self, *, clock: Clock, tls: TLS | None) -> BoundTransport:
+        """Make the transport of one pool on the running event loop."""
+        ...
+
+
+class Candidate(Protocol):
+    """What balancing sees of a destination."""
+
+    @property
+    def weight(self) -> int:
+        """Its share, relative to the others'."""
+        ...
+
+    @property
+    def in_flight(self) -> int:
+        """Exchanges and sessions that hold a lease on it."""
+        ...
+
+
+class Balancer(Protocol):
+    """Balancing for one pool."""
+
+    def pick(self, candidates: Sequence[Candidate], head: ForwardedHead, /) -> Candidate:
+        """Choose one of at least two candidates. Never blocks, never changes ``candidates``."""
+        ...
+
+
+class Balancing(Protocol):
+    """A recipe for balancing."""
+
+    def bind(self, *, clock: Clock, random: RandomSource) -> Balancer:
+        """Make the balancer of one pool."""
+        ...
+
+
+ByteStream: TypeAlias = AsyncIterator[bytes]
