@@ -16,6 +16,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from typing_extensions import override
 
+from proxyroutes._build.app import GatewayApp, make_app
 from proxyroutes._build.compile import Compiled, Defaults, compile_specs
 from proxyroutes._build.imperative import FieldValues, UrlPools, forward, imperative_plan
 from proxyroutes._build.lifespan import Lifespan
@@ -122,6 +123,14 @@ class Proxy(RouteGroup):
                         yield state
 
         return make_router(compiled, {**options, "lifespan": lifespan})
+
+    def build_app(self) -> GatewayApp:
+        """Compile every declared route into an ASGI application of its own, with no FastAPI on the way of a request.
+
+        Raises:
+            BuildError: With every mistake, and with every route that needs FastAPI: dependencies, and stubs that speak.
+        """
+        return make_app(self.compiled(), lambda: self)
 
     @asynccontextmanager
     async def lifespan(self, app: Any) -> AsyncGenerator[None, None]:

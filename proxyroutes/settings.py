@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from attrs import field, frozen
+from attrs.converters import optional
 
 if TYPE_CHECKING:
     import ssl
@@ -49,7 +50,15 @@ def _positive(name: str, value: float | None) -> None:
 def _to_mapping(
     value: Mapping[str, str] | Iterable[tuple[str, str]],
 ) -> tuple[tuple[str, str], ...]:
+    if isinstance(value, str):
+        raise TypeError(f"a mapping or a list of pairs is meant, not one string: {value!r}")
     return tuple(value.items()) if isinstance(value, Mapping) else tuple(value)
+
+
+def _to_statuses(value: Iterable[int]) -> frozenset[int]:
+    if isinstance(value, int | str):
+        raise TypeError(f"a list of statuses is meant, not one value: write [{value!r}]")
+    return frozenset(value)
 
 
 def to_texts(value: Iterable[str]) -> tuple[str, ...]:
@@ -157,7 +166,7 @@ class HealthCheck:
     method: str = "HEAD"
     interval: float | None = None
     timeout: float = 2.0
-    expect: frozenset[int] = field(default=range(200, 400), converter=frozenset)
+    expect: frozenset[int] = field(default=range(200, 400), converter=_to_statuses)
     rise: int = 2
     fall: int = 3
 
@@ -335,7 +344,7 @@ class HeaderRules:
     set: tuple[tuple[str, str], ...] = field(default=(), converter=_to_mapping)
     add: tuple[tuple[str, str], ...] = field(default=(), converter=_to_mapping)
     remove: tuple[str, ...] = field(default=(), converter=to_texts)
-    allow: tuple[str, ...] | None = None
+    allow: tuple[str, ...] | None = field(default=None, converter=optional(to_texts))
 
 
 @frozen(kw_only=True)
@@ -352,7 +361,7 @@ class QueryRules:
     set: tuple[tuple[str, str], ...] = field(default=(), converter=_to_mapping)
     add: tuple[tuple[str, str], ...] = field(default=(), converter=_to_mapping)
     remove: tuple[str, ...] = field(default=(), converter=to_texts)
-    allow: tuple[str, ...] | None = None
+    allow: tuple[str, ...] | None = field(default=None, converter=optional(to_texts))
 
 
 @frozen(kw_only=True)

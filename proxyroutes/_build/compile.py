@@ -86,6 +86,10 @@ class _Problems:
         error.location = error.location or location
         self.found.append(error)
 
+    def extend(self, errors: Iterable[DeclarationError], location: str) -> None:
+        for error in errors:
+            self.add(error, location)
+
 
 def compile_specs(
     specs: Sequence[RouteSpec | WebSocketSpec], defaults: Defaults, general: Iterable[str] = ()
@@ -110,6 +114,7 @@ def compile_specs(
             problems.add(error, location)
             template = None
         if isinstance(spec, WebSocketSpec):
+            _check_websocket(spec, template, problems)
             _resolve_upstream(spec, defaults, problems)
             if template is not None:
                 websockets.append(CompiledWebSocket(spec=spec, template=template))
@@ -131,18 +136,34 @@ def compile_specs(
     )
 
 
+def _check_websocket(spec: WebSocketSpec, template: Template | None, problems: _Problems) -> None:
+    location = spec.facts.location
+    _read_rewrite(spec, template, problems)
+    for text in spec.problems:
+        problems.add(DeclarationError(text), location)
+    origins = spec.options["allowed_origins"]
+    if isinstance(origins, str):
+        problems.add(DeclarationError(f"allowed_origins: a list is meant, not one string: write [{origins!r}]"), location)
+    problems.extend(_check_timeouts(spec.options["timeouts"]), location)
+
+
+def _read_rewrite(
+    spec: RouteSpec | WebSocketSpec, template: Template | None, problems: _Problems
+) -> Template | None:
+    if template is None or spec.rewrite is None:
+        return None
+    try:
+        return parse_rewrite(spec.rewrite, template)
+    except PathTemplateError as error:
+        problems.add(error, spec.facts.location)
+        return None
+
+
 def _compile_route(
     order: int, spec: RouteSpec, template: Template | None, defaults: Defaults, problems: _Problems
 ) -> Plan | None:
-    location = spec.facts.location
-    rewrite: Template | None = None
-    if template is not None and spec.rewrite is not None:
-        try:
-            rewrite = parse_rewrite(spec.rewrite, template)
-        except PathTemplateError as error:
-            problems.add(error, location)
-    for mistake in _check_values(spec):
-        problems.add(mistake, location)
+    rewrite = _read_rewrite(spec, template, problems)
+    problems.extend(_check_values(spec), spec.facts.location)
     upstream = _resolve_upstream(spec, defaults, problems)
     methods = _read_methods(spec, problems)
     if template is None:
@@ -230,15 +251,11 @@ def _host_of(spec: RouteSpec) -> bytes | None:
 
 def _check_values(spec: RouteSpec) -> list[DeclarationError]:
     """One-route mistakes that need no template."""
-    found: list[DeclarationError] = []
+    found = [DeclarationError(text) for text in spec.problems]
     if spec.not_yet:
         found.append(DeclarationError(f"{', '.join(spec.not_yet)}: not in this release; remove it"))
     if spec.facts.is_generator:
         found.append(StubError(f"stub {spec.facts.name!r} is a generator: return a StreamingResponse instead of yielding"))
-    for name in ("identity_headers", "tags"):
-        value = getattr(spec, name)
-        if isinstance(value, str):
-            found.append(DeclarationError(f"{name}: a list is meant, not one string: write [{value!r}]"))
     found.extend(
         DeclarationError(f"identity_headers: not a field name: {name!r}")
         for name in _texts(spec.identity_headers)
@@ -246,15 +263,21 @@ def _check_values(spec: RouteSpec) -> list[DeclarationError]:
     )
     if spec.location not in {"rewrite", "keep"}:
         found.append(DeclarationError(f"location is 'rewrite' or 'keep', not {spec.location!r}"))
-    if spec.max_body_bytes is not None and (not isinstance(spec.max_body_bytes, int) or spec.max_body_bytes < 0):
+    limit: Any = spec.max_body_bytes
+    if limit is not None and (not isinstance(limit, int) or limit < 0):
         found.append(DeclarationError(f"max_body_bytes is a number of bytes from 0 up: {spec.max_body_bytes!r}"))
-    if spec.timeouts is not None and not isinstance(spec.timeouts, Timeouts):
-        found.append(DeclarationError(f"timeouts is a Timeouts value: write Timeouts(first_byte={spec.timeouts!r})"))
+    found.extend(_check_timeouts(spec.timeouts))
     if spec.forwarding is not None and not isinstance(spec.forwarding, Forwarding):
         found.append(DeclarationError(f"forwarding is a Forwarding value, not {spec.forwarding!r}"))
     if spec.host not in {"destination", "preserve"}:
         found.extend(_check_literal_host(spec.host))
     return found
+
+
+def _check_timeouts(timeouts: Any) -> list[DeclarationError]:
+    if timeouts is None or isinstance(timeouts, Timeouts):
+        return []
+    return [DeclarationError(f"timeouts is a Timeouts value: write Timeouts(first_byte={timeouts!r})")]
 
 
 def _check_literal_host(host: Any) -> list[DeclarationError]:
@@ -273,8 +296,8 @@ def _read_methods(spec: RouteSpec, problems: _Problems) -> frozenset[str] | None
     location = spec.facts.location
     if methods is None:
         return None
-    if isinstance(methods, str):
-        problems.add(DeclarationError(f"methods: a list is meant, not one string: write [{methods!r}]"), location)
+    if not isinstance(methods, tuple):
+        problems.add(DeclarationError(f"methods: a list is meant, not one value: write [{methods!r}]"), location)
         return None
     if not methods:
         problems.add(DeclarationError("methods is empty: leave it out to serve every method"), location)

@@ -6,9 +6,9 @@ import json
 from collections import OrderedDict
 from collections.abc import AsyncIterable, Iterable, Mapping
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from proxyroutes._build.compile import Defaults
@@ -54,8 +54,9 @@ class UrlPools:
         origin = destination.origin
         pool = self._pools.get(origin)
         if pool is None:
-            plain = url if destination.socket_path is None else url[: len(url) - len(destination.base_path)]
-            pool = UpstreamPool(origin, [origin if destination.socket_path is None else plain.rstrip("/")])
+            # A socket's path is decoded in its origin.
+            plain = origin if destination.socket_path is None else f"http+unix://{urlsplit(url).netloc}"
+            pool = UpstreamPool(origin, [plain])
             pool.adopt(self._defaults.monitor)
             self._pools[origin] = pool
             await self._evict()
@@ -126,19 +127,25 @@ async def forward(
         received = read_request(scope, plan)
         found = Found(plan, split_path(raw_path_of(scope)), 0)
         head = make_head(scope, plan, found, received)
-        content = None if body is None else _to_body(body, head.fields)
+        own = None if body is None else _own_content(body, head)
         _edit(head, base_path=base_path, path=path, method=method, forward_query=forward_query)
         _edit_fields(head, headers, extra_headers)
+        if own is not None and own[1] is not None and not any(name == b"content-type" for name, _ in head.fields):
+            head.fields.append((b"content-type", own[1]))
         state = pool.state()
         exchange = open_exchange(plan, state, head.method.decode("ascii"), request.receive, timeouts)
-        if content is None:
+        content: Body | None
+        if own is None:
             content = await _received_body(exchange, plan, request, received)
-        else:
+        elif isinstance(own[0], bytes):
             exchange.may_watch = True
+            content = BufferedBody(own[0])
+        else:
+            content = IteratedBody(exchange, aiter(own[0]))
         head.content_length = None if content is None else content.content_length
         answer = await attempts(exchange, state, head, content, timeouts or timeouts_of(plan, state))
         answer.prepare(plan, None)
-    except ClientLeft:
+    except (ClientLeft, ClientDisconnect):
         if exchange is not None:
             exchange.status = 499
             exchange.end()
@@ -238,23 +245,24 @@ def _written(head: ForwardedHead, values: FieldValues) -> Fields:
     return fields
 
 
-def _to_body(body: Any, fields: Fields) -> Body:
-    """Content that the caller gives: bytes, text, an asynchronous iterable of bytes, or anything that JSON can hold."""
+def _own_content(body: Any, head: ForwardedHead) -> tuple[bytes | AsyncIterable[bytes], bytes | None]:
+    """Content that the caller gives, and its media type where no field tells it.
+
+    It is bytes, text, an asynchronous iterable of bytes, or anything that JSON can hold. What the client said of its own
+    content goes.
+    """
+    if isinstance(body, AsyncIterable):
+        return body, None
+    # Its framing is ours already; these describe bytes that are not sent (RFC 9110 §8.4, RFC 9530).
+    gone = {b"content-encoding", b"digest", b"content-digest"}
     media_type: bytes | None = None
     if isinstance(body, bytes | bytearray | memoryview):
-        content: Body = BufferedBody(bytes(body))
+        content = bytes(body)
     elif isinstance(body, str):
-        content, media_type = BufferedBody(body.encode()), b"text/plain; charset=utf-8"
-    elif isinstance(body, AsyncIterable):
-        return IteratedBody(aiter(body))
+        content, media_type = body.encode(), b"text/plain; charset=utf-8"
     else:
-        raw = json.dumps(body, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
-        content, media_type = BufferedBody(raw), b"application/json"
-    # What the client said of its own content is not true of this one.
-    fields[:] = [field for field in fields if field[0] not in {b"content-encoding", b"digest", b"content-digest"}]
-    if media_type == b"application/json":
-        fields[:] = [field for field in fields if field[0] != b"content-type"]
-    if media_type is not None and not any(name == b"content-type" for name, _ in fields):
-        fields.append((b"content-type", media_type))
-    return content
-
+        content = json.dumps(body, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+        media_type = b"application/json"
+        gone.add(b"content-type")
+    head.fields = [field for field in head.fields if field[0] not in gone]
+    return content, media_type

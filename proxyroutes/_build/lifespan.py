@@ -21,6 +21,9 @@ class Lifespan:
         self._running: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[AsyncExitStack, int]] = (
             WeakKeyDictionary()
         )
+        self._used: WeakKeyDictionary[asyncio.AbstractEventLoop, list[UpstreamPool]] = (
+            WeakKeyDictionary()
+        )
 
     @property
     def running(self) -> bool:
@@ -45,10 +48,12 @@ class Lifespan:
 
     def use(self, pool: UpstreamPool) -> None:
         """Have a pool that no spec names closed with the others."""
-        running = self._running.get(asyncio.get_running_loop())
-        if running is not None and not pool.entered():
+        loop = asyncio.get_running_loop()
+        if loop in self._running and not pool.entered():
             pool.enter()
-            running[0].push_async_callback(pool.leave)
+            # Those that were closed since then are forgotten, or each origin ever asked would stay.
+            open_ones = [used for used in self._used.get(loop, ()) if used.entered()]
+            self._used[loop] = [*open_ones, pool]
 
     async def leave(self) -> None:
         """Stop on the running loop, if this is the last who leaves."""
@@ -58,4 +63,7 @@ class Lifespan:
             self._running[loop] = (stack, count - 1)
             return
         del self._running[loop]
+        for pool in self._used.pop(loop, ()):
+            # Before the monitors are left, and shielded from one another by the stack.
+            stack.push_async_callback(pool.leave)
         await stack.aclose()

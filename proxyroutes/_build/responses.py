@@ -71,7 +71,9 @@ class GoneResponse(Response):
 
     @override
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send nothing."""
+        """Send nothing; background tasks run, as after a relay that the client did not wait for."""
+        if self.background is not None:
+            await self.background()
 
 
 class RelayResponse(Response):

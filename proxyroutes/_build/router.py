@@ -6,8 +6,9 @@ without running the inclusion's dependencies. Nothing here shortens that path.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+import contextlib
+import itertools
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, cast
 
 from attrs import frozen
@@ -23,11 +24,12 @@ from proxyroutes._build.compile import Compiled
 from proxyroutes._build.documents import add_documents
 from proxyroutes._build.responses import RelayResponse, has_handler, problem_response
 from proxyroutes._build.stubs import CALL, BodyTooLargeError, Call, make_endpoint, stub_receive
-from proxyroutes._build.websockets import add_websockets
-from proxyroutes._declare.specs import RouteSpec
+from proxyroutes._build.websockets import add_websocket
+from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.templates import Template, parse_template
 from proxyroutes._serve.body import too_large
-from proxyroutes._serve.guard import refuse
+from proxyroutes._serve.forwarded import ForwardedRequest
+from proxyroutes._serve.guard import check_target, refuse
 from proxyroutes._serve.head import read_request
 from proxyroutes._serve.http import log_refusal
 from proxyroutes._serve.match import Found, RouteIndex, match_prefix, path_parameters, raw_path_of, redirect_location, route_start, split_path
@@ -83,9 +85,12 @@ class ProxyRoute(APIRoute):
         """Serve through FastAPI: dependencies, body, stub."""
         located = self.owner.locate(scope)
         found = located.found
-        if found is None:
-            response = problem_response(refuse("the request target is not in origin form"))
-            await response(scope, receive, send)
+        refusal = _refuse_target(scope)
+        if found is None or refusal is not None:
+            # First of all, so that no part of such a target gets into a Location.
+            error = refusal or refuse("the request target is not in origin form")
+            log_refusal(self.plan, error, None)
+            await problem_response(error)(scope, receive, send)
         elif not found.method_allowed:
             allow = {"Allow": self.plan.allow[1].decode("ascii")}
             raise HTTPException(status_code=405, headers=allow)
@@ -105,7 +110,6 @@ class ProxyRoute(APIRoute):
         inner = super().get_route_handler()
         plan = self.plan
         owner = self.owner
-        has_input = plan.speaks or self.body_field is not None
 
         async def handler(request: Request) -> Response:
             scope = request.scope
@@ -117,15 +121,21 @@ class ProxyRoute(APIRoute):
                 received = read_request(scope, plan)
                 call = Call(plan, found, scope, received, request.receive)
                 scope[CALL] = call
-                if has_input or plan.max_body_bytes is not None:
-                    channel = stub_receive(call)
-                    if has_input:
-                        request = Request(scope, channel, getattr(request, "_send"))  # noqa: B009
+                # Dependencies read too, those of an inclusion as well, of which this route knows nothing.
+                request = Request(scope, stub_receive(call), getattr(request, "_send"))  # noqa: B009
             except GatewayError as error:
                 return _answer(scope, plan, error, None)
             return await _run(inner, request, call)
 
         return handler
+
+
+def _refuse_target(scope: Scope) -> GatewayError | None:
+    try:
+        check_target(raw_path_of(scope), scope.get("query_string", b""))
+    except GatewayError as error:
+        return error
+    return None
 
 
 async def _run(
@@ -218,40 +228,82 @@ def make_router(compiled: Compiled, options: dict[str, Any]) -> GatewayRouter:
     if "route_class" in options:
         problems.append(DeclarationError("build_router() does not take route_class: routes are compiled to their own class"))
         options.pop("route_class")
-    prefix = options.get("prefix", "")
-    if prefix:
-        try:
-            parse_template(prefix)
-        except PathTemplateError as error:
-            problems.append(error)
-            options.pop("prefix")
+    options["prefix"] = _read_prefix(options.get("prefix", ""), problems)
     router = GatewayRouter(compiled.index, **options)
     own: list[ProxyRoute] = []
     for spec, plan, template in compiled.routes:
         try:
             own.append(_add_route(router, spec, plan, template))
         except DeclarationError as error:
-            error.location = error.location or spec.facts.location
             problems.append(error)
+    for websocket in compiled.websockets:
+        try:
+            with _explained(websocket.spec):
+                add_websocket(router, websocket)
+        except DeclarationError as error:
+            problems.append(error)
+    if not problems:
+        _add_documents(router, compiled, problems)
     if problems:
         raise BuildError("the gateway cannot be built", problems)
-    add_websockets(router, compiled)
-    seen: Counter[str] = Counter()
+    router.seal(own)
+    return router
+
+
+def _read_prefix(prefix: str, problems: list[DeclarationError]) -> str:
+    """The router's prefix in FastAPI's spelling."""
+    if not prefix:
+        return ""
+    try:
+        template = parse_template(prefix)
+    except PathTemplateError as error:
+        problems.append(error)
+        return ""
+    if prefix.endswith("/"):
+        problems.append(PathTemplateError(f"a prefix does not end with a slash: write {prefix.rstrip('/')!r}"))
+        return ""
+    return template.starlette_path
+
+
+@contextlib.contextmanager
+def _explained(spec: RouteSpec | WebSocketSpec) -> Iterator[None]:
+    """Say at which stub something went wrong, and what FastAPI does not say of it."""
+    try:
+        yield
+    except DeclarationError as error:
+        error.location = error.location or spec.facts.location
+        raise
+    except Exception as error:
+        name = spec.facts.name
+        problem = f"FastAPI cannot take stub {name!r}: {error}"
+        if ForwardedRequest.__name__ in str(error):
+            problem = (
+                f"a dependency of stub {name!r} has a bare ForwardedRequest, which FastAPI takes for a body: "
+                "write Annotated[ForwardedRequest, Depends(proxy.forwarded_request)]"
+            )
+        raise StubError(problem, location=spec.facts.location) from error
+
+
+def _add_documents(router: GatewayRouter, compiled: Compiled, problems: list[DeclarationError]) -> None:
+    taken: set[str] = set()
     for spec, _, template in compiled.routes:
         if spec.include_in_schema:
             name = spec.facts.name
-            seen[name] += 1
-            stub_id = name if seen[name] == 1 else f"{name}_{seen[name]}"
-            add_documents(router, spec, template, stub_id, compiled.operation_paths)
-    router.seal(own)
-    return router
+            numbered = (f"{name}_{number}" for number in itertools.count(2))
+            stub_id = next(one for one in itertools.chain((name,), numbered) if one not in taken)
+            taken.add(stub_id)
+            try:
+                with _explained(spec):
+                    add_documents(router, spec, template, stub_id, compiled.operation_paths)
+            except DeclarationError as error:
+                problems.append(error)
 
 
 def _add_route(router: GatewayRouter, spec: RouteSpec, plan: Plan, template: Template) -> ProxyRoute:
     def route_class(path: str, endpoint: Callable[..., Any], **options: Any) -> ProxyRoute:
         return ProxyRoute(path, endpoint, plan=plan, owner=router, **options)
 
-    try:
+    with _explained(spec):
         router.add_api_route(
             template.starlette_path,
             make_endpoint(spec),
@@ -262,13 +314,10 @@ def _add_route(router: GatewayRouter, spec: RouteSpec, plan: Plan, template: Tem
             response_model=None,
             route_class_override=cast("type[APIRoute]", route_class),
         )
-    except DeclarationError:
-        raise
-    except Exception as error:
-        raise StubError(f"FastAPI cannot take stub {spec.facts.name!r}: {error}") from error
     route = cast("ProxyRoute", router.routes[-1])
     if route.body_field is not None and spec.max_body_bytes is None:
         raise StubError(
-            f"stub {spec.facts.name!r} has a body parameter: say how much is buffered, as max_body_bytes=1_000_000"
+            f"stub {spec.facts.name!r} has a body parameter: say how much is buffered, as max_body_bytes=1_000_000",
+            location=spec.facts.location,
         )
     return route

@@ -20,6 +20,7 @@ from starlette.responses import Response
 
 from proxyroutes._build.responses import GoneResponse, RelayResponse
 from proxyroutes._declare.specs import RouteSpec
+from proxyroutes._declare.stubs import find_function
 from proxyroutes._serve.body import BodyRecorder, BufferedBody, check_length
 from proxyroutes._serve.exchange import ClientLeft, Exchange
 from proxyroutes._serve.fields import ReceivedFields
@@ -149,7 +150,7 @@ _REQUEST, _RESPONSE = "proxyroutes_request", "proxyroutes_response"
 
 def _annotations(stub: Callable[..., Any], spec: RouteSpec) -> dict[str, Any]:
     try:
-        return typing.get_type_hints(stub, include_extras=True)
+        return typing.get_type_hints(find_function(stub), include_extras=True)
     except Exception as error:
         raise StubError(
             f"the annotations of stub {spec.facts.name!r} cannot be resolved: {error}",
@@ -159,9 +160,10 @@ def _annotations(stub: Callable[..., Any], spec: RouteSpec) -> dict[str, Any]:
 
 def _parameter(parameter: inspect.Parameter, annotations: dict[str, Any]) -> inspect.Parameter:
     annotation = annotations.get(parameter.name, parameter.annotation)
-    provider = _PROVIDED.get(annotation)
-    if provider is not None:
-        annotation = Annotated[annotation, Depends(provider)]
+    # By identity: what an annotation is annotated with need not be hashable.
+    for known, provider in _PROVIDED.items():
+        if annotation is known:
+            annotation = Annotated[annotation, Depends(provider)]
     return parameter.replace(annotation=annotation, kind=inspect.Parameter.KEYWORD_ONLY)
 
 

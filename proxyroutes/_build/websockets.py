@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable
 
 from fastapi import APIRouter, WebSocket
 
-from proxyroutes._build.compile import Compiled, CompiledWebSocket
+from proxyroutes._build.compile import CompiledWebSocket
 from proxyroutes._build.responses import problem_response
 from proxyroutes.exceptions import GatewayError, Side
 
-__all__ = ["add_websockets"]
+__all__ = ["add_websocket"]
 
 _logger = logging.getLogger("proxyroutes.serve")
 
@@ -25,15 +25,14 @@ class SessionsMissingError(GatewayError):
     default_side = Side.GATEWAY
 
 
-def add_websockets(router: APIRouter, compiled: Compiled) -> None:
-    """Add each declared WebSocket route."""
-    for route in compiled.websockets:
-        router.add_api_websocket_route(
-            route.template.starlette_path,
-            _make_endpoint(route),
-            name=route.spec.name or route.spec.facts.name,
-            dependencies=list(route.spec.dependencies),
-        )
+def add_websocket(router: APIRouter, route: CompiledWebSocket) -> None:
+    """Add one declared WebSocket route."""
+    router.add_api_websocket_route(
+        route.template.starlette_path,
+        _make_endpoint(route),
+        name=route.spec.name or route.spec.facts.name,
+        dependencies=list(route.spec.dependencies),
+    )
 
 
 def _make_endpoint(route: CompiledWebSocket) -> Callable[[WebSocket], Awaitable[None]]:

@@ -6,6 +6,7 @@ records.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypedDict, TypeVar
 
@@ -114,10 +115,11 @@ class Registry:
         self.specs.append(spec)
 
 
-def _join(first: Any, second: Any) -> tuple[Any, ...]:
-    if isinstance(second, str):
-        second = (second,)
-    return (*first, *second)
+def _lone(name: str, value: Any) -> str | None:
+    """What is wrong with a value where a list is meant, or None."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return f"{name}: a list is meant, not one value: write [{value!r}]"
+    return None
 
 
 class RouteGroup:
@@ -137,19 +139,34 @@ class RouteGroup:
                 ``identity_headers`` are added to the inherited ones; each other one replaces its inherited value.
         """
         if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
+            stripped = prefix.strip("/")
+            instead = f"write '/{stripped}', not {prefix!r}" if stripped else "leave it out"
             self._registry.problems.append(
-                f"a group's prefix starts with a slash and does not end with one: write '/{prefix.strip('/')}', not {prefix!r}"
+                f"a group's prefix starts with a slash and does not end with one: {instead}"
             )
-            prefix = f"/{prefix.strip('/')}"
-        return RouteGroup(self._registry, self._prefix + prefix, self._merge(dict(options)))
+            prefix = f"/{stripped}" if stripped else ""
+        for name in options.keys() - RouteOptions.__annotations__.keys():
+            close = difflib.get_close_matches(name, RouteOptions.__annotations__, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            self._registry.problems.append(f"a group has no keyword {name!r}{hint}")
+        merged, problems = self._merge(dict(options))
+        self._registry.problems.extend(f"group {prefix!r}: {problem}" for problem in problems)
+        return RouteGroup(self._registry, self._prefix + prefix, merged)
 
-    def _merge(self, given: dict[str, Any]) -> dict[str, Any]:
+    def _merge(self, given: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """What is given over what is inherited, and what is wrong with it."""
         merged = dict(self._inherited)
+        problems: list[str] = []
         for name, value in given.items():
             if value is UNSET:
                 continue
-            merged[name] = _join(merged.get(name, ()), value) if name in _JOINED else value
-        return merged
+            if name not in _JOINED:
+                merged[name] = value
+            elif (problem := _lone(name, value)) is not None:
+                problems.append(problem)
+            else:
+                merged[name] = (*merged.get(name, ()), *value)
+        return merged, tuple(problems)
 
     def route(
         self,
@@ -233,7 +250,7 @@ class RouteGroup:
         given = dict(locals())
         for key in ("self", "path", "methods", "rewrite", "match", "name", "summary"):
             del given[key]
-        merged = self._merge(given)
+        merged, problems = self._merge(given)
         if match is not None:
             merged["match"] = match
         not_yet = tuple(
@@ -248,13 +265,12 @@ class RouteGroup:
                     path=_concatenate(self._prefix, path),
                     stub=stub,
                     facts=read_stub(stub),
-                    methods=methods
-                    if methods is None or isinstance(methods, str)
-                    else tuple(methods),
+                    methods=methods if methods is None or _lone("", methods) else tuple(methods),
                     rewrite=rewrite,
                     name=name,
                     summary=summary,
                     not_yet=not_yet,
+                    problems=problems,
                     **{key: merged.get(key, default) for key, default in _DEFAULTS.items()},
                 )
             )
@@ -299,11 +315,11 @@ class RouteGroup:
         allowed_origins: Iterable[str] | None = None,
         max_message_bytes: int | None = 16 * 1024 * 1024,
         ping_interval: float | None = 20.0,
-        timeouts: Timeouts | None = None,
+        timeouts: Timeouts | None = UNSET,
         dependencies: Sequence[Any] = (),
         name: str | None = None,
     ) -> Callable[[StubT], StubT]:
-        """Relay a WebSocket. Recorded in this release, and refused by the build: sessions are not there yet.
+        """Relay a WebSocket. This release runs the dependencies and then refuses the handshake: sessions are not there yet.
 
         Args:
             path: Template, as for ``route``.
@@ -312,16 +328,18 @@ class RouteGroup:
             allowed_origins: Origins that a browser's page may have; None allows every one.
             max_message_bytes: Bytes of the largest message in either direction; None is no limit.
             ping_interval: Seconds between pings towards the upstream; None sends none.
-            timeouts: Time-outs.
+            timeouts: Time-outs; None takes the pool's, the group's or the proxy's.
             dependencies: FastAPI dependencies, run before the upstream is dialled.
             name: The route's name; the stub's by default.
         """
-        merged = self._merge({"upstream": upstream, "dependencies": dependencies})
+        merged, problems = self._merge(
+            {"upstream": upstream, "dependencies": dependencies, "timeouts": timeouts}
+        )
         options = {
             "allowed_origins": allowed_origins,
             "max_message_bytes": max_message_bytes,
             "ping_interval": ping_interval,
-            "timeouts": timeouts,
+            "timeouts": merged.get("timeouts"),
         }
 
         def decorate(stub: StubT) -> StubT:
@@ -335,6 +353,7 @@ class RouteGroup:
                     options=options,
                     dependencies=merged.get("dependencies", ()),
                     name=name,
+                    problems=problems,
                 )
             )
             return stub
@@ -343,5 +362,7 @@ class RouteGroup:
 
 
 def _concatenate(prefix: str, path: Any) -> Any:
-    # What is no string stays as it is, for the build to report.
-    return prefix + path if isinstance(path, str) else path
+    # What is no path stays as it is, for the build to report; no path at all is the prefix itself.
+    if not isinstance(path, str) or not (path.startswith("/") or (prefix and not path)):
+        return path
+    return prefix + path

@@ -41,7 +41,7 @@ class RouteSpec:
     stub: Callable[..., Any] = field(eq=False, repr=False)
     facts: StubFacts
     upstream: Any = field(eq=False, repr=False)
-    methods: tuple[str, ...] | str | None
+    methods: Any
     rewrite: str | None
     host: str
     location: str
@@ -57,7 +57,8 @@ class RouteSpec:
     include_in_schema: bool
     not_yet: tuple[str, ...]
     """Keywords that were given and that this release does not have."""
-    problems: tuple[str, ...] = ()
+    problems: tuple[str, ...]
+    """What was wrong with the keywords themselves."""
 
 
 @frozen(kw_only=True)
@@ -72,3 +73,4 @@ class WebSocketSpec:
     options: Mapping[str, Any] = field(eq=False, repr=False)
     dependencies: tuple[Any, ...] = field(eq=False, repr=False)
     name: str | None
+    problems: tuple[str, ...]

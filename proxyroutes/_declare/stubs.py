@@ -14,7 +14,7 @@ from typing import Any
 
 from attrs import frozen
 
-__all__ = ["StubFacts", "read_stub"]
+__all__ = ["StubFacts", "find_function", "read_stub"]
 
 # A body of `...`, `pass` or a docstring compiles to these and nothing else.
 _SILENT_OPERATIONS = frozenset(
@@ -33,6 +33,7 @@ _SILENT_OPERATIONS = frozenset(
         "RETURN_VALUE",
     }
 )
+_VARIADIC = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS
 # In a coroutine, 3.12 and later wrap the body in a handler that turns StopIteration into RuntimeError.
 _COROUTINE_EPILOGUE = frozenset({"CALL_INTRINSIC_1", "RERAISE"})
 
@@ -47,6 +48,7 @@ class StubFacts:
         speaks: Whether its body may do something. Unknown counts as speaking.
         is_generator: Whether it is a generator, which a stub may not be.
         is_async: Whether it is a coroutine function.
+        parameters: Whether it has parameters.
     """
 
     name: str
@@ -54,6 +56,7 @@ class StubFacts:
     speaks: bool
     is_generator: bool
     is_async: bool
+    parameters: bool
 
 
 def _is_silent(code: CodeType) -> bool:
@@ -72,11 +75,20 @@ def _is_silent(code: CodeType) -> bool:
     return True
 
 
-def read_stub(stub: Callable[..., Any]) -> StubFacts:
-    """Read a stub's facts from its code object."""
+def find_function(stub: Callable[..., Any]) -> Callable[..., Any]:
+    """The function behind wrappers, partial applications and callable objects."""
     function = inspect.unwrap(stub)
     while isinstance(function, functools.partial):
-        function = function.func
+        function = inspect.unwrap(function.func)
+    call = getattr(type(function), "__call__", None)  # noqa: B004 - the method, not the claim.
+    if not hasattr(function, "__code__") and inspect.isfunction(call):
+        return inspect.unwrap(call)
+    return function
+
+
+def read_stub(stub: Callable[..., Any]) -> StubFacts:
+    """Read a stub's facts from its code object."""
+    function = find_function(stub)
     code = getattr(function, "__code__", None)
     wrapped = function is not stub
     name = getattr(stub, "__name__", type(stub).__name__)
@@ -86,7 +98,8 @@ def read_stub(stub: Callable[..., Any]) -> StubFacts:
             location="",
             speaks=True,
             is_generator=False,
-            is_async=inspect.iscoroutinefunction(getattr(stub, "__call__", None)),  # noqa: B004
+            is_async=False,
+            parameters=True,
         )
     is_async = inspect.iscoroutinefunction(stub) or inspect.iscoroutinefunction(function)
     return StubFacts(
@@ -96,4 +109,5 @@ def read_stub(stub: Callable[..., Any]) -> StubFacts:
         speaks=wrapped or not _is_silent(code),
         is_generator=inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function),
         is_async=is_async,
+        parameters=bool(code.co_argcount or code.co_kwonlyargcount or code.co_flags & _VARIADIC),
     )

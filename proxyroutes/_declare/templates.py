@@ -51,7 +51,8 @@ CONVERTERS: dict[str, Converter] = {
         Converter(name="str", pattern=None, convert=str, within=frozenset({"str"})),
         Converter(
             name="int",
-            pattern=re.compile("[0-9]+"),
+            # Python refuses to convert longer numbers, with whatever limit it runs (at least 640 digits).
+            pattern=re.compile("[0-9]{1,640}"),
             convert=int,
             within=frozenset({"int", "float", "str"}),
         ),

@@ -66,8 +66,10 @@ class ReceivedBody:
             message = self._first
             if message is None:
                 exchange.client_stalls = True
-                message = await exchange.receive()
-                exchange.client_stalls = False
+                try:
+                    message = await exchange.receive()
+                finally:
+                    exchange.client_stalls = False
             self._first = None
             if message["type"] == "http.disconnect":
                 left = ClientLeft()
@@ -160,15 +162,19 @@ class BodyRecorder:
 class IteratedBody:
     """Content that the application makes."""
 
-    __slots__ = ("_chunks", "content_length")
+    __slots__ = ("_chunks", "_exchange", "content_length")
 
-    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+    def __init__(self, exchange: Exchange, chunks: AsyncIterator[bytes]) -> None:
         self._chunks = chunks
+        self._exchange = exchange
         self.content_length: int | None = None
+        # It may be made of what the client sends: the watch would steal from it.
+        exchange.may_watch = False
 
     async def read(self) -> bytes:
         """The next bytes that are not empty; ``b""`` is the end."""
         async for chunk in self._chunks:
             if chunk:
                 return bytes(chunk)
+        self._exchange.may_watch = True
         return b""

@@ -19,7 +19,7 @@ from proxyroutes._state.sweeper import Sweeper
 from proxyroutes.exceptions import NoDestinationError
 from proxyroutes.policies.balancing import PowerOfTwoChoices
 from proxyroutes.settings import TLS, Destination, HealthCheck, Timeouts, to_health_check
-from proxyroutes.transports.httpx import HttpxTransport
+from proxyroutes.transports.http1 import Http1Transport
 from proxyroutes.typing import Balancer, Balancing, BoundTransport, ForwardedHead, Transport
 
 __all__ = ["DestinationState", "Lease", "PoolState", "UpstreamPool"]
@@ -212,7 +212,7 @@ class UpstreamPool:
         self.balancing: Balancing = balancing or PowerOfTwoChoices()
         self.health = to_health_check(health)
         self.timeouts = timeouts
-        self.transport: Transport = transport or HttpxTransport()
+        self.transport: Transport = transport or Http1Transport()
         self.tls = tls
         self._states: LoopStates[PoolState] = LoopStates()
         self._latest: PoolState | None = None

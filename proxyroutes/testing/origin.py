@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import ssl
 import struct
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
@@ -129,6 +130,7 @@ class ScriptedOrigin:
     Args:
         *scripts: One for each connection in turn; the last one is for all that follow.
         unix: Path of a Unix socket to listen on, instead of a TCP port of 127.0.0.1.
+        tls: A server's context, to speak TLS on the TCP port.
 
     Attributes:
         requests: The bytes that came, one item for each connection.
@@ -137,7 +139,12 @@ class ScriptedOrigin:
         open_connections: Those of them that are still open on either side.
     """
 
-    def __init__(self, *scripts: Script, unix: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self,
+        *scripts: Script,
+        unix: str | os.PathLike[str] | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         if not scripts:
             raise ValueError("an origin needs at least one script")
         self.requests: list[bytearray] = []
@@ -146,6 +153,7 @@ class ScriptedOrigin:
         self.open_connections = 0
         self._scripts = scripts
         self._unix = None if unix is None else os.fspath(unix)
+        self._tls = tls
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
@@ -168,14 +176,17 @@ class ScriptedOrigin:
         """The destination's URL."""
         if self._unix is not None:
             return f"http+unix://{quote(self._unix, safe='')}"
-        return f"http://127.0.0.1:{self.port}"
+        scheme = "http" if self._tls is None else "https"
+        return f"{scheme}://127.0.0.1:{self.port}"
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         if self._unix is not None:
             self._server = await loop.create_unix_server(self._make_protocol, self._unix)
         else:
-            self._server = await loop.create_server(self._make_protocol, "127.0.0.1", 0)
+            self._server = await loop.create_server(
+                self._make_protocol, "127.0.0.1", 0, ssl=self._tls
+            )
         return self
 
     async def __aexit__(
@@ -237,7 +248,7 @@ class ScriptedOrigin:
             writer.close()
             try:
                 await writer.wait_closed()
-            except ConnectionError:
+            except OSError:
                 pass
             finally:
                 self.open_connections -= 1

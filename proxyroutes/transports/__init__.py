@@ -5,6 +5,7 @@ A transport is a frozen recipe with ``bind``, and what that gives sends requests
 """
 
 from proxyroutes.transports.asgi import ASGITransport
+from proxyroutes.transports.http1 import Http1Transport
 from proxyroutes.transports.httpx import HttpxTransport
 
-__all__ = ["ASGITransport", "HttpxTransport"]
+__all__ = ["ASGITransport", "Http1Transport", "HttpxTransport"]

@@ -295,14 +295,13 @@ def _classify(error: Exception, attempt: Attempt, destination: Endpoint) -> Gate
     if fault is None:
         return None
     kind, stage = fault.error, attempt.stage
-    if stage is Stage.CONNECT or (fault.connecting and not attempt.sent):
+    if fault.connecting and not attempt.sent:
         stage = Stage.CONNECT
-        if kind is UpstreamProtocolError:
-            kind = UpstreamConnectError
     else:
+        # A transport that does not tell may have sent it, and a client's auth may have sent it once before.
         attempt.sent = True
-        if kind is UpstreamConnectError:
-            kind = UpstreamProtocolError
+        stage = Stage.RESPONSE_HEAD if stage is Stage.CONNECT else stage
+        kind = UpstreamProtocolError if kind is UpstreamConnectError else kind
     return kind(
         str(error) or type(error).__name__,
         stage=stage,
@@ -423,7 +422,7 @@ class _BoundHttpx:
         try:
             request = self._compose(sender.module, head, body, destination)
             request.stream = sender.module.ByteStream(b"") if stream is None else stream
-            request.extensions = self._make_extensions(timeouts, _Trace(attempt, head.method))
+            request.extensions = self._make_extensions(timeouts, attempt, head.method)
             response = await sender.send(request)
         except Exception as error:
             if stream is not None and stream.error is not None:
@@ -482,7 +481,9 @@ class _BoundHttpx:
         request.url = url
         return request
 
-    def _make_extensions(self, timeouts: Timeouts, trace: _Trace) -> dict[str, Any]:
+    def _make_extensions(
+        self, timeouts: Timeouts, attempt: Attempt, method: bytes
+    ) -> dict[str, Any]:
         extensions: dict[str, Any] = {
             "timeout": {
                 "connect": timeouts.connect,
@@ -490,7 +491,7 @@ class _BoundHttpx:
                 "read": None,
                 "write": None,
             },
-            "trace": trace,
+            "trace": _Trace(attempt, method),
         }
         if self._server_name is not None:
             extensions["sni_hostname"] = self._server_name

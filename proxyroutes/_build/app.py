@@ -1,0 +1,100 @@
+"""``build_app()``: the gateway alone as an ASGI application, with no framework on the way of a request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from proxyroutes._build.compile import Compiled
+from proxyroutes._serve.dispatch import answer_partial, locate
+from proxyroutes._serve.failures import send_problem
+from proxyroutes._serve.guard import refuse
+from proxyroutes._serve.http import serve_http
+from proxyroutes._serve.match import RouteIndex
+from proxyroutes.exceptions import BuildError, DeclarationError, StubError
+from proxyroutes.typing import Receive, Scope, Send
+
+__all__ = ["GatewayApp", "make_app"]
+
+
+class GatewayApp:
+    """The gateway as an ASGI application."""
+
+    def __init__(
+        self, index: RouteIndex, lifespan: Callable[[], AbstractAsyncContextManager[Any]]
+    ) -> None:
+        self._index = index
+        self._lifespan = lifespan
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, session or lifespan."""
+        if scope["type"] != "http":
+            await self._other(scope, receive, send)
+            return
+        found = locate(self._index, scope)
+        if found is None:
+            await send_problem(refuse("no route has this path", 404, "Not found"), send)
+        elif found.full:
+            await serve_http(found.plan, found, scope, receive, send)
+        else:
+            await answer_partial(found, scope, send)
+
+    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._run_lifespan(receive, send)
+        elif scope["type"] == "websocket":
+            # Closing before accepting is a refusal: servers answer 403.
+            await send({"type": "websocket.close", "code": 1000})
+        else:
+            raise ValueError(f"not a scope that can be served: {scope['type']!r}")
+
+    async def _run_lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            async with self._lifespan():
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+        except Exception as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            raise
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def make_app(
+    compiled: Compiled, lifespan: Callable[[], AbstractAsyncContextManager[Any]]
+) -> GatewayApp:
+    """Make the application of a compiled proxy.
+
+    Raises:
+        BuildError: With every mistake, and with every spec that needs FastAPI.
+    """
+    problems: list[DeclarationError] = list(compiled.problems)
+    for spec, plan, _ in compiled.routes:
+        needs = [
+            what
+            for what, there in (
+                ("its stub says something", spec.facts.speaks),
+                ("its stub has parameters", spec.facts.parameters),
+                ("it has dependencies", bool(spec.dependencies)),
+                ("it chooses its upstream per request", plan.pool is None),
+            )
+            if there
+        ]
+        if needs:
+            problems.append(
+                StubError(
+                    f"build_app() has no FastAPI, which {spec.path!r} needs ({', '.join(needs)}): use build_router()",
+                    location=spec.facts.location,
+                )
+            )
+    problems.extend(
+        StubError(
+            "build_app() does not relay WebSockets: use build_router()",
+            location=route.spec.facts.location,
+        )
+        for route in compiled.websockets
+    )
+    if problems:
+        raise BuildError("the gateway cannot be built", problems)
+    return GatewayApp(compiled.index, lifespan)

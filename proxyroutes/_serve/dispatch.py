@@ -1,0 +1,40 @@
+"""From a scope to a route, for the lanes that have no router: the application alone, and the middleware."""
+
+from __future__ import annotations
+
+from proxyroutes._serve.failures import send_problem
+from proxyroutes._serve.guard import refuse
+from proxyroutes._serve.match import (
+    Found,
+    RouteIndex,
+    raw_path_of,
+    redirect_location,
+    route_start,
+    split_path,
+)
+from proxyroutes.exceptions import ClientRequestError
+from proxyroutes.typing import Scope, Send
+
+__all__ = ["answer_partial", "locate"]
+
+
+def locate(index: RouteIndex, scope: Scope) -> Found | None:
+    """Find the route of a request."""
+    raw_path = raw_path_of(scope)
+    parts = split_path(raw_path)
+    root_path = scope.get("root_path", "")
+    return index.match(parts, route_start(parts, root_path) if root_path else 0, scope["method"])
+
+
+async def answer_partial(found: Found, scope: Scope, send: Send) -> None:
+    """Answer a path that is there in another way: with another method, or with a slash at its end."""
+    if found.redirect:
+        location = redirect_location(raw_path_of(scope), scope.get("query_string", b""))
+        fields = [(b"location", location), (b"content-length", b"0")]
+        await send({"type": "http.response.start", "status": 307, "headers": fields})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        return
+    error = refuse("the route does not serve this method", 405, "Method not allowed")
+    await send_problem(
+        ClientRequestError(error.detail, status_code=405, title=error.title, fields=(found.plan.allow,)), send
+    )

@@ -1,0 +1,68 @@
+"""Fixtures of the integration tests."""
+
+import asyncio
+import contextlib
+import logging
+
+import pytest
+
+from proxyroutes.transports import HttpxTransport
+from tests.integration.support import eventually, open_gateway
+
+TRANSPORTS = [pytest.param(HttpxTransport, id="httpx")]
+"""Factories of the transports that every behaviour is shown with."""
+
+SENDS_WHOLE_BODY_FIRST = {HttpxTransport}
+"""Those that read no response before the request was sent whole."""
+
+
+@pytest.fixture(params=["h11", "httptools"])
+def http(request):
+    """The parser of the server in front."""
+    return request.param
+
+
+@pytest.fixture(params=TRANSPORTS)
+def transport(request):
+    """A factory of the transport."""
+    return request.param
+
+
+@pytest.fixture
+def duplex(transport):
+    """Skip a test that needs a response before the end of the request."""
+    if transport in SENDS_WHOLE_BODY_FIRST:
+        pytest.skip("this transport sends the whole request before it reads the response")
+
+
+@pytest.fixture
+def broken_relays():
+    """Say that the test breaks a relay, which the server in front logs as an error of its application."""
+
+
+@pytest.fixture
+async def serve(request, transport, caplog):
+    """Start watched gateways.
+
+    The test ends by asserting that no lease is out, no exchange is swept, no task is left and nothing was logged as
+    an error.
+    """
+    caplog.set_level(logging.INFO)
+    loop = asyncio.get_running_loop()
+    unhandled = []
+    loop.set_exception_handler(lambda _, context: unhandled.append(context))
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start(*upstreams, **options):
+            options.setdefault("transport", transport())
+            return await stack.enter_async_context(open_gateway(*upstreams, **options))
+
+        yield start
+    # All but the one that runs this teardown.
+    await eventually(lambda: len(asyncio.all_tasks()) == 1)
+    errors = [record for record in caplog.get_records("call") if record.levelno >= logging.ERROR]
+    if "broken_relays" in request.fixturenames:
+        errors = [record for record in errors if not record.name.startswith("uvicorn")]
+
+    assert [] == errors
+    assert [] == unhandled
