@@ -1,4 +1,4 @@
-"""An upstream that is reached through an httpx client of your own: here one that logs in and keeps a log.
+"""An upstream that is reached through an httpx client of your own, one that logs in.
 
 Run it with ``python examples/custom_httpx_client.py``, and then:
 
@@ -29,33 +29,29 @@ async def show(year: int, request: Request) -> dict[str, int]:
     return {"year": year}
 
 
-async def log(response: httpx.Response) -> None:
-    """Say what was answered."""
-    print(f"{response.request.url} {response.status_code}", flush=True)
+def make_client() -> httpx.AsyncClient:
+    """Make the client. HTTP/2, proxies, client certificates: all that httpx can do is set here."""
+    return httpx.AsyncClient(auth=("gateway", "s3cret"))
 
 
-def make_app(archive_url: str) -> FastAPI:
-    """Make the gateway. HTTP/2, outgoing proxies, client certificates: all that httpx can do is set here."""
-    limits = httpx.Limits(max_connections=1000)
-    hooks = {"response": [log]}
-    client = httpx.AsyncClient(auth=("gateway", "s3cret"), event_hooks=hooks, limits=limits)
-    pool = UpstreamPool("archive", [archive_url], transport=HttpxTransport(client))
+def make_app(url: str, client: httpx.AsyncClient) -> FastAPI:
+    """Make the gateway."""
     proxy = Proxy()
+    pool = UpstreamPool("archive", [url], transport=HttpxTransport(client))
 
     @proxy.get("/reports/<path>", upstream=pool)
     async def reports() -> None:
         """Forward reports."""
 
-    # The client stays ours to close: it is opened and closed with the app.
-    app = FastAPI(lifespan=lambda _: client)
+    app = FastAPI()
     app.include_router(proxy.build_router())
     return app
 
 
 async def main() -> None:
-    """Serve both, each on a socket of its own."""
-    async with run_gateway(archive) as origin:
-        await uvicorn.Server(uvicorn.Config(make_app(origin.url), port=8000)).serve()
+    """Serve both on sockets of their own. The client stays ours to open and close."""
+    async with run_gateway(archive) as origin, make_client() as client:
+        await uvicorn.Server(uvicorn.Config(make_app(origin.url, client), port=8000)).serve()
 
 
 if __name__ == "__main__":

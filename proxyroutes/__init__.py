@@ -1,5 +1,6 @@
 """The API gateway that you declare in Python."""
 
+from proxyroutes._build.lane import GatewayMiddleware
 from proxyroutes._serve.forwarded import ForwardedRequest
 from proxyroutes._state.monitor import HealthMonitor
 from proxyroutes._state.pools import UpstreamPool
@@ -12,6 +13,7 @@ __all__ = [
     "Destination",
     "ForwardedRequest",
     "GatewayError",
+    "GatewayMiddleware",
     "HealthCheck",
     "HealthMonitor",
     "Limits",

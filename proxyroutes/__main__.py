@@ -107,7 +107,8 @@ def _print_table(table: Table) -> None:
     if not sys.stdout.isatty():
         print(table.to_text())
         return
-    import rich.table  # noqa: PLC0415 - an extra
+    import rich.console  # noqa: PLC0415 - an extra
+    import rich.table  # noqa: PLC0415
     import rich.text  # noqa: PLC0415
 
     shown = rich.table.Table(header_style="bold")
@@ -116,7 +117,7 @@ def _print_table(table: Table) -> None:
     for row in table.rows:
         # A cell is never markup: an IPv6 address has brackets of its own.
         shown.add_row(*(rich.text.Text(cell) for cell in row))
-    rich.print(shown)
+    rich.console.Console().print(shown)
 
 
 # demo
@@ -169,13 +170,10 @@ def _routes(place: str) -> None:
 
 
 def _find_routes(place: str) -> Sequence[BaseRoute]:
-    module_name, colon, attribute = place.partition(":")
-    if not colon or not module_name or not attribute:
-        name = module_name.removesuffix(".py").replace("/", ".") or "gateway"
-        raise _PlaceError(f"write MODULE:ATTR, such as {name}:app, not {place!r}")
-    here = os.getcwd()  # noqa: PTH109 - sys.path has strings
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    module_name, _, attribute = place.partition(":")
+    if not module_name or not attribute or module_name.endswith(".py"):
+        raise _PlaceError(f"write MODULE:ATTR, such as {_likely_place(place)}, not {place!r}")
+    sys.path.insert(0, os.getcwd())  # noqa: PTH109 - sys.path has strings
     module = _run_user_code(lambda: _import(module_name))
     value = _find_attribute(module, attribute)
     if not isinstance(value, Proxy | Starlette | Router):
@@ -183,6 +181,14 @@ def _find_routes(place: str) -> Sequence[BaseRoute]:
     if isinstance(value, Proxy):
         return value.build_router().routes
     return list(value.routes)
+
+
+def _likely_place(place: str) -> str:
+    module_name, _, attribute = place.partition(":")
+    name = module_name.removesuffix(".py").strip("./").replace("/", ".")
+    if not attribute and name == module_name:
+        name, _, attribute = name.rpartition(".") if "." in name else (name, "", "")
+    return f"{name or 'gateway'}:{attribute or 'app'}"
 
 
 def _run_user_code(run: Callable[[], Any]) -> Any:
@@ -218,8 +224,10 @@ def _import(name: str) -> ModuleType:
             raise
         parent, _, last = missing.rpartition(".")
         where = f"package {parent!r}" if parent else "the current directory and on sys.path"
-        known = pkgutil.iter_modules(sys.modules[parent].__path__ if parent else None)
-        close = difflib.get_close_matches(last, [module.name for module in known], n=1)
+        # Of top-level modules only those are likely that are here.
+        search = getattr(sys.modules[parent], "__path__", ()) if parent else [sys.path[0]]
+        known = [module.name for module in pkgutil.iter_modules(search)]
+        close = difflib.get_close_matches(last, known, n=1, cutoff=0.5)
         hint = f"; did you mean {'.'.join(filter(None, (parent, close[0])))!r}?" if close else ""
         raise _PlaceError(f"no module {missing!r} in {where}{hint}") from error
 
@@ -251,7 +259,7 @@ def _list_served(values: Iterable[tuple[str, Any]]) -> str:
 def _call_factory(value: Any, place: str) -> Any:
     if not callable(value):
         raise _PlaceError(
-            f"{place} is a {type(value).__name__!r}: a Proxy, an app or a function that makes one is meant"
+            f"{place} is of type {type(value).__name__!r}: a Proxy, an app or a function that makes one is meant"
         )
     try:
         inspect.signature(value).bind()
@@ -263,7 +271,7 @@ def _call_factory(value: Any, place: str) -> Any:
     if inspect.iscoroutine(made):
         made.close()
     raise _PlaceError(
-        f"{place} made a {type(made).__name__!r}: a function that makes a Proxy or an app is meant"
+        f"{place} returned {type(made).__name__!r}: a function that makes a Proxy or an app is meant"
     )
 
 

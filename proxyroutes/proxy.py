@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
-from typing_extensions import override
+from typing_extensions import Unpack, override
 
 from proxyroutes._build.app import GatewayApp, make_app
 from proxyroutes._build.compile import Compiled, Defaults, compile_specs
@@ -22,10 +22,10 @@ from proxyroutes._build.imperative import FieldValues, UrlPools, forward, impera
 from proxyroutes._build.lifespan import Lifespan
 from proxyroutes._build.router import make_router
 from proxyroutes._build.stubs import forwarded_request
-from proxyroutes._declare.groups import Registry, RouteGroup
+from proxyroutes._declare.groups import Registry, RouteGroup, SharedOptions
+from proxyroutes._serve.exchange import Observer
 from proxyroutes._serve.fields import has_bad_name
 from proxyroutes._serve.forwarded import ForwardedRequest
-from proxyroutes._serve.plan import Observer
 from proxyroutes._state.monitor import HealthMonitor
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import BuildError
@@ -51,6 +51,7 @@ class Proxy(RouteGroup):
             request that comes around again is known.
         redirect_slashes: Whether a path that only lacks the template's last slash is answered 307; else 404.
         on_exchange: Called with the record of each ended exchange, once; must not block.
+        **defaults: Any other keyword that a group may have: the default of every route.
 
     Raises:
         ValueError: If ``via`` is not a token.
@@ -65,11 +66,12 @@ class Proxy(RouteGroup):
         via: str | None = None,
         redirect_slashes: bool = True,
         on_exchange: Observer | tuple[Observer, ...] = (),
+        **defaults: Unpack[SharedOptions],
     ) -> None:
         name = f"proxyroutes-{secrets.token_hex(4)}" if via is None else via
         if has_bad_name(name.encode("latin-1", "replace")):
             raise ValueError(f"via is a token: {via!r}")
-        super().__init__(Registry(), "", {})
+        super().__init__(Registry(), "", dict(defaults))
         self.monitor = monitor or HealthMonitor()
         self._defaults = Defaults(
             monitor=self.monitor,
@@ -82,6 +84,7 @@ class Proxy(RouteGroup):
         self._compiled: Compiled | None = None
         self._lifespan = Lifespan(self.monitor)
         self._url_pools = UrlPools(self._defaults)
+        self._routers: list[APIRouter] = []
         self._imperative = imperative_plan(self._defaults)
 
     @override
@@ -122,7 +125,13 @@ class Proxy(RouteGroup):
                     async with inner(app) as state:
                         yield state
 
-        return make_router(compiled, {**options, "lifespan": lifespan})
+        router = make_router(compiled, {**options, "lifespan": lifespan})
+        self._routers.append(router)
+        return router
+
+    def owns(self, router: object) -> bool:
+        """Whether a router was built by this proxy; ``GatewayMiddleware`` asks."""
+        return any(router is own for own in self._routers)
 
     def build_app(self) -> GatewayApp:
         """Compile every declared route into an ASGI application of its own, with no FastAPI on the way of a request.

@@ -211,6 +211,11 @@ class UpstreamResponse(Protocol):
         ...
 
     @property
+    def strict(self) -> bool:
+        """Whether its parser has refused bad names, values and statuses, so that nobody need look again."""
+        ...
+
+    @property
     def complete(self) -> bool:
         """Whether the whole body is here: ``take()`` then gives all that is left of it."""
         ...

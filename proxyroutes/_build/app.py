@@ -12,7 +12,7 @@ from proxyroutes._serve.failures import send_problem
 from proxyroutes._serve.guard import refuse
 from proxyroutes._serve.http import serve_http
 from proxyroutes._serve.match import RouteIndex
-from proxyroutes.exceptions import BuildError, DeclarationError, StubError
+from proxyroutes.exceptions import BuildError, ClientRequestError, DeclarationError, StubError
 from proxyroutes.typing import Receive, Scope, Send
 
 __all__ = ["GatewayApp", "make_app"]
@@ -32,7 +32,11 @@ class GatewayApp:
         if scope["type"] != "http":
             await self._other(scope, receive, send)
             return
-        found = locate(self._index, scope)
+        try:
+            found = locate(self._index, scope)
+        except ClientRequestError as error:
+            await send_problem(error, send)
+            return
         if found is None:
             await send_problem(refuse("no route has this path", 404, "Not found"), send)
         elif found.full:

@@ -17,9 +17,11 @@ from proxyroutes._declare.groups import UNSET
 from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.templates import Segment, Template, parse_rewrite, parse_template
 from proxyroutes._serve.fields import field_actions, has_bad_name
+from proxyroutes._serve.forwarding import Hop
 from proxyroutes._serve.guard import check_host, check_method
 from proxyroutes._serve.match import RouteIndex
-from proxyroutes._serve.plan import Capture, Observer, Plan
+from proxyroutes._serve.exchange import Observer
+from proxyroutes._serve.plan import Capture, Plan
 from proxyroutes._state.monitor import HealthMonitor
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import (
@@ -185,14 +187,17 @@ def _compile_route(
         public=_pieces(template.segments, names),
         host=_host_of(spec),
         field_actions=field_actions(_texts(spec.identity_headers)),
-        forwarding=spec.forwarding if isinstance(spec.forwarding, Forwarding) else defaults.forwarding,
-        via=defaults.via,
+        hop=Hop(
+            spec.forwarding if isinstance(spec.forwarding, Forwarding) else defaults.forwarding,
+            defaults.via,
+        ),
         timeouts=own_timeouts or defaults.timeouts,
         pool_timeouts=own_timeouts is None,
         max_body_bytes=spec.max_body_bytes,
         map_location=spec.location == "rewrite",
         observers=defaults.observers,
         speaks=spec.facts.speaks,
+        plain=not spec.facts.speaks and not spec.facts.parameters,
     )
 
 

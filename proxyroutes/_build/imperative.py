@@ -17,6 +17,7 @@ from proxyroutes._serve.body import BufferedBody, IteratedBody
 from proxyroutes._serve.exchange import ClientLeft, Exchange
 from proxyroutes._serve.fields import FIELD_ACTIONS, ReceivedFields
 from proxyroutes._serve.forwarded import edit_field
+from proxyroutes._serve.forwarding import Hop
 from proxyroutes._serve.guard import check_host, check_method, check_target
 from proxyroutes._serve.head import make_head, read_request
 from proxyroutes._serve.http import attempts, fail, open_exchange, read_body, timeouts_of
@@ -95,14 +96,14 @@ def imperative_plan(defaults: Defaults) -> Plan:
         public=(),
         host=None,
         field_actions=FIELD_ACTIONS,
-        forwarding=defaults.forwarding,
-        via=defaults.via,
+        hop=Hop(defaults.forwarding, defaults.via),
         timeouts=defaults.timeouts,
         pool_timeouts=True,
         max_body_bytes=None,
         map_location=False,
         observers=defaults.observers,
         speaks=True,
+        plain=False,
     )
 
 
@@ -124,8 +125,8 @@ async def forward(
     scope = request.scope
     exchange: Exchange | None = None
     try:
-        received = read_request(scope, plan)
         found = Found(plan, split_path(raw_path_of(scope)), 0)
+        received = read_request(scope, plan, found)
         head = make_head(scope, plan, found, received)
         own = None if body is None else _own_content(body, head)
         _edit(head, base_path=base_path, path=path, method=method, forward_query=forward_query)
@@ -134,6 +135,7 @@ async def forward(
             head.fields.append((b"content-type", own[1]))
         state = pool.state()
         exchange = open_exchange(plan, state, head.method.decode("ascii"), request.receive, timeouts)
+        exchange.attach()
         content: Body | None
         if own is None:
             content = await _received_body(exchange, plan, request, received)

@@ -16,7 +16,7 @@ from proxyroutes._serve.relay import Answer
 from proxyroutes.exceptions import GatewayError, ProxyRoutesError, RelayInterruptedError
 from proxyroutes.typing import Fields, Receive, Scope, Send
 
-__all__ = ["GoneResponse", "RelayResponse", "answer_by_default", "has_handler", "problem_response"]
+__all__ = ["GoneResponse", "RelayResponse", "answer_by_default", "has_handler", "is_ours", "problem_response"]
 
 
 def _raw_response(status: int, fields: Fields, body: bytes) -> Response:
@@ -42,6 +42,11 @@ def _handlers(scope: Scope) -> dict[Any, Any]:
     # Starlette's ExceptionMiddleware leaves its handlers in the scope for the routes below it.
     found = scope.get("starlette.exception_handlers")
     return found[0] if found else {}
+
+
+def is_ours(handler: object) -> bool:
+    """Whether it is the handler that stands in where the application has none."""
+    return handler is _answer_problem
 
 
 def has_handler(scope: Scope, error: GatewayError) -> bool:
@@ -105,6 +110,8 @@ class RelayResponse(Response):
         answer.status = self.status_code
         answer.fields = self.raw_headers
         exchange = answer.exchange
+        # A middleware may run the response in another task than the endpoint.
+        exchange.attach()
         try:
             await answer.relay(send)
         except RelayInterruptedError as error:

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, cast
 
-from attrs import frozen
+from attrs import define
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
@@ -22,6 +22,7 @@ from typing_extensions import override
 
 from proxyroutes._build.compile import Compiled
 from proxyroutes._build.documents import add_documents
+from proxyroutes._build.proof import exception_handlers, handles_failures, prove
 from proxyroutes._build.responses import RelayResponse, has_handler, problem_response
 from proxyroutes._build.stubs import CALL, BodyTooLargeError, Call, make_endpoint, stub_receive
 from proxyroutes._build.websockets import add_websocket
@@ -31,19 +32,36 @@ from proxyroutes._serve.body import too_large
 from proxyroutes._serve.forwarded import ForwardedRequest
 from proxyroutes._serve.guard import check_target, refuse
 from proxyroutes._serve.head import read_request
-from proxyroutes._serve.http import log_refusal
-from proxyroutes._serve.match import Found, RouteIndex, match_prefix, path_parameters, raw_path_of, redirect_location, route_start, split_path
+from proxyroutes._serve.http import log_refusal, serve_http
+from proxyroutes._serve.match import (
+    Found,
+    RouteIndex,
+    match_prefix,
+    path_parameters,
+    raw_path_of,
+    redirect_location,
+    route_start,
+    split_path,
+)
 from proxyroutes._serve.plan import Plan
-from proxyroutes.exceptions import BuildError, DeclarationError, GatewayError, PathTemplateError, StubError
+from proxyroutes.exceptions import (
+    BuildError,
+    DeclarationError,
+    GatewayError,
+    PathTemplateError,
+    StubError,
+)
 from proxyroutes.typing import Receive, Scope, Send
 
 __all__ = ["GatewayRouter", "make_router"]
 
+_NONE: frozenset[Plan] = frozenset()
+_MAX_PROOFS = 64
 _FOUND = "proxyroutes.found"
 _METHOD = "proxyroutes.method"
 
 
-@frozen(eq=False)
+@define(eq=False)
 class _Located:
     """What an inclusion's matching came to; kept in the scope, because each of its routes is asked."""
 
@@ -53,6 +71,7 @@ class _Located:
     found: Found | None
     parameters: dict[str, Any]
     malformed: bool
+    short: bool | None = None
 
 
 class ProxyRoute(APIRoute):
@@ -118,7 +137,7 @@ class ProxyRoute(APIRoute):
                 scope["method"] = method
             try:
                 found = cast("Found", owner.locate(scope).found)
-                received = read_request(scope, plan)
+                received = read_request(scope, plan, found)
                 call = Call(plan, found, scope, received, request.receive)
                 scope[CALL] = call
                 # Dependencies read too, those of an inclusion as well, of which this route knows nothing.
@@ -170,10 +189,79 @@ class GatewayRouter(APIRouter):
         self._index = index
         self._prefixes: dict[str, Template] = {}
         self._own: tuple[ProxyRoute, ...] = ()
+        self._count = 0
+        self._by_plan: dict[Plan, ProxyRoute] = {}
+        self._proofs: dict[int, tuple[Any, int, frozenset[Plan]]] = {}
+        self._handlers: tuple[Any, int, bool] = (None, 0, True)
 
     def seal(self, own: Sequence[ProxyRoute]) -> None:
         """Say which routes are served by the index."""
         self._own = tuple(own)
+        self._count = len(self.routes)
+        self._by_plan = {route.plan: route for route in own}
+
+    # The short way.
+
+    def proven(self, included: Any) -> frozenset[Plan]:
+        """The plans that may be served the short way in this inclusion; see ``proof``."""
+        routes = self.routes
+        # Routes that were added to this router by hand stand behind its own; if they do not, nothing is known.
+        if not self._own or routes[0] is not self._own[0]:
+            return _NONE
+        version = len(routes)
+        known = self._proofs.get(id(included))
+        if known is not None and known[0] is included and known[1] == version:
+            return known[2]
+        if len(self._proofs) >= _MAX_PROOFS:
+            self._proofs.clear()
+        proof = prove(included.effective_route_contexts())
+        # The inclusion is kept with its proof, so that its identity cannot pass to another one.
+        self._proofs[id(included)] = (included, version, proof)
+        return proof
+
+    def _short_way(self, scope: Scope) -> Found | None:
+        """What is served the short way, or None for FastAPI's full path."""
+        included = scope.get("fastapi", {}).get("included_router")
+        if included is None or included.original_router is not self or scope["type"] != "http":
+            return None
+        located = self.locate_in(included, scope)
+        if located.short is None:
+            located.short = self._may_shorten(located.found, included, scope)
+        return located.found if located.short else None
+
+    def _may_shorten(self, found: Found | None, included: Any, scope: Scope) -> bool:
+        if found is None or not found.full or found.plan not in self.proven(included):
+            return False
+        # A span of the application's telemetry names its route, which only the full path knows.
+        if scope.get("fastapi.telemetry") is not None:
+            return False
+        handlers = exception_handlers(scope)
+        if handlers is None:
+            return False
+        known, count, handled = self._handlers
+        if handlers is not known or len(handlers) != count:
+            handled = handles_failures(handlers)
+            self._handlers = (handlers, len(handlers), handled)
+        return not handled
+
+    @override
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Match an included router as a whole, by one look into the index."""
+        if self._short_way(scope) is not None:
+            return Match.FULL, {}
+        return super().matches(scope)
+
+    @override
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve what is proven the short way, everything else through FastAPI."""
+        found = self._short_way(scope)
+        if found is None:
+            await super().handle(scope, receive, send)
+            return
+        plan = found.plan
+        scope["route"] = route = self._by_plan[plan]
+        scope["endpoint"] = route.endpoint
+        await serve_http(plan, found, scope, receive, send)
 
     def is_first(self, route: ProxyRoute) -> bool:
         """Whether it is the route that was declared first."""
@@ -184,6 +272,10 @@ class GatewayRouter(APIRouter):
         included = scope.get("fastapi", {}).get("included_router")
         if included is not None and included.original_router is not self:
             included = None
+        return self.locate_in(included, scope)
+
+    def locate_in(self, included: Any, scope: Scope) -> _Located:
+        """Match a request in one inclusion, or in the router by itself."""
         root_path = scope.get("root_path", "")
         known = scope.get(_FOUND)
         if (
@@ -199,10 +291,10 @@ class GatewayRouter(APIRouter):
 
     def _locate(self, scope: Scope, included: Any, root_path: str) -> _Located:
         raw_path = raw_path_of(scope)
-        if not raw_path.startswith(b"/"):
+        if raw_path[:1] != b"/":
             return _Located(included, self, root_path, None, {}, raw_path != b"*")
         parts = split_path(raw_path)
-        start = route_start(parts, root_path)
+        start = route_start(parts, root_path) if root_path else 0
         prefix = ("" if included is None else included.include_context.prefix) + self.prefix
         parameters: dict[str, Any] = {}
         if prefix:

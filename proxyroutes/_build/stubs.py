@@ -94,6 +94,7 @@ class Call:
         plan = self.plan
         state = (await self.choose_pool()).state()
         exchange = self.exchange = open_exchange(plan, state, self.scope["method"], self.receive)
+        exchange.attach()
         try:
             head = self.forwarded_head()
             answer = await attempts(exchange, state, head, await self._body(exchange), timeouts_of(plan, state))

@@ -18,7 +18,7 @@ from proxyroutes._declare.stubs import read_stub
 from proxyroutes.exceptions import DeclarationError
 from proxyroutes.settings import Forwarding, Timeouts
 
-__all__ = ["UNSET", "Registry", "RouteGroup", "RouteOptions"]
+__all__ = ["UNSET", "Registry", "RouteGroup", "RouteOptions", "SharedOptions"]
 
 StubT = TypeVar("StubT", bound=Callable[..., Any])
 
@@ -48,8 +48,8 @@ _DEFAULTS: Mapping[str, Any] = {
 }
 
 
-class RouteOptions(TypedDict, total=False):
-    """The keywords that a route may have and inherits from its group and its proxy where it has none."""
+class SharedOptions(TypedDict, total=False):
+    """The keywords that a route inherits from its group and its proxy, but for those that ``Proxy`` spells out."""
 
     upstream: Any
     host: str
@@ -58,11 +58,9 @@ class RouteOptions(TypedDict, total=False):
     response_headers: Any
     query_rules: Any
     cookies: Any
-    forwarding: Forwarding | None
     identity_headers: Iterable[str]
     request_filters: Sequence[Any]
     response_filters: Sequence[Any]
-    timeouts: Timeouts | None
     retry: Any
     limits: Any
     rate_limit: Any
@@ -75,6 +73,13 @@ class RouteOptions(TypedDict, total=False):
     tags: Sequence[Any]
     responses: Mapping[int | str, dict[str, Any]] | None
     include_in_schema: bool
+
+
+class RouteOptions(SharedOptions, total=False):
+    """The keywords that a route inherits from its group and its proxy where it has none."""
+
+    forwarding: Forwarding | None
+    timeouts: Timeouts | None
 
 
 class OneRouteOptions(RouteOptions, total=False):

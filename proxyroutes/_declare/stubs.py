@@ -77,12 +77,12 @@ def _is_silent(code: CodeType) -> bool:
 
 def find_function(stub: Callable[..., Any]) -> Callable[..., Any]:
     """The function behind wrappers, partial applications and callable objects."""
-    function = inspect.unwrap(stub)
+    function: Callable[..., Any] = inspect.unwrap(stub)
     while isinstance(function, functools.partial):
         function = inspect.unwrap(function.func)
-    call = getattr(type(function), "__call__", None)  # noqa: B004 - the method, not the claim.
-    if not hasattr(function, "__code__") and inspect.isfunction(call):
-        return inspect.unwrap(call)
+    if not hasattr(function, "__code__"):
+        call: Callable[..., Any] = inspect.unwrap(type(function).__call__)
+        return call if inspect.isfunction(call) else function
     return function
 
 

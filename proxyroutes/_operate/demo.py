@@ -244,14 +244,17 @@ async def run_demo(proxy: Registry, *, port: int, say: Callable[[str], None]) ->
     """
     async with _start(proxy, _Pace(seconds=0.5), port) as demo:
         url = demo.gateway.url
+        tries = {
+            f"curl {url}/api/hello": "again and again: the two take turns",
+            f"curl -N {url}/api/events": "event by event",
+            f"echo hello | curl -X POST -T - {url}/api/echo": "streamed there and back",
+        }
+        width = max(map(len, tries))
         lines = [
-            *(f"upstream {name:5}  {one.url}" for name, one in demo.upstreams.items()),
-            f"gateway         {url}",
+            *(f"upstream {name:5} {one.url}" for name, one in demo.upstreams.items()),
+            f"gateway        {url}",
             "",
-            "Try:",
-            f"  curl {url}/api/hello                        # again and again: the two take turns",
-            f"  curl -N {url}/api/events                    # event by event",
-            f"  echo hello | curl -X POST -T - {url}/api/echo  # streamed to the upstream, and back",
+            *(f"  {command:{width}}  # {comment}" for command, comment in tries.items()),
             "",
             "Ctrl-C stops it.",
         ]

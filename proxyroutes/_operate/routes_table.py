@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -29,6 +30,7 @@ _HEADER = (
     "dependencies",
     "timeouts",
 )
+_PARAMETER = re.compile(r"{(\w+)(?::(\w+))?}")
 # Columns that are left out where no route has anything to say in them.
 _OPTIONAL = frozenset({"rewrite", "dependencies", "timeouts"})
 
@@ -80,9 +82,9 @@ def _rows(routes: Sequence[BaseRoute], mounted: str) -> Iterator[tuple[str, ...]
         if isinstance(route, ProxyRoute):
             yield _http_row(context, route.plan, mounted)
         elif isinstance(route, Mount):
-            yield from _rows(route.routes, mounted + (context.path or ""))
+            yield from _rows(route.routes, mounted + _angled(context.path or ""))
         elif isinstance(route, APIWebSocketRoute) and _is_ours(route.endpoint):
-            path = mounted + (context.path or "")
+            path = mounted + _angled(context.path or "")
             yield ("WS", path, str(context.name), "(not in this release)", "", "", "", "")
 
 
@@ -99,7 +101,7 @@ def _http_row(context: RouteContext, plan: Plan, mounted: str) -> tuple[str, ...
         "(chosen for each request)" if pool is None else pool.name,
         "" if pool is None else _destinations(pool),
         _rewrite(plan),
-        ", ".join(_dependencies(getattr(context, "dependant", None))),
+        ", ".join(dict.fromkeys(_dependencies(getattr(context, "dependant", None)))),
         _timeouts(plan),
     )
 
@@ -107,7 +109,17 @@ def _http_row(context: RouteContext, plan: Plan, mounted: str) -> tuple[str, ...
 def _path(path: str, template: str) -> str:
     """The template as it was declared, behind the prefixes of its inclusions, which only FastAPI's spelling has."""
     own = parse_template(template).starlette_path
-    return path.removesuffix(own) + template if path.endswith(own) else path
+    return _angled(path.removesuffix(own)) + template if path.endswith(own) else _angled(path)
+
+
+def _angled(path: str) -> str:
+    """FastAPI's spelling of a path in ours."""
+    return _PARAMETER.sub(
+        lambda found: (
+            f"<{found[2]}:{found[1]}>" if found[2] and found[1] != "path" else f"<{found[1]}>"
+        ),
+        path,
+    )
 
 
 def _destinations(pool: UpstreamPool) -> str:

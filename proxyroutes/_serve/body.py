@@ -72,9 +72,8 @@ class ReceivedBody:
                     exchange.client_stalls = False
             self._first = None
             if message["type"] == "http.disconnect":
-                left = ClientLeft()
-                exchange.interrupt(left)
-                raise left
+                # Not by an interruption: that would cancel the task that is about to close the upstream's connection.
+                raise ClientLeft
             if not message.get("more_body", False):
                 self._ended = True
                 exchange.may_watch = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from proxyroutes._serve.failures import send_problem
-from proxyroutes._serve.guard import refuse
+from proxyroutes._serve.guard import check_target, refuse
 from proxyroutes._serve.match import (
     Found,
     RouteIndex,
@@ -19,8 +19,14 @@ __all__ = ["answer_partial", "locate"]
 
 
 def locate(index: RouteIndex, scope: Scope) -> Found | None:
-    """Find the route of a request."""
+    """Find the route of a request.
+
+    Raises:
+        ClientRequestError: If its target is no path.
+    """
     raw_path = raw_path_of(scope)
+    if raw_path[:1] != b"/":
+        raise refuse("the request target is not in origin form")
     parts = split_path(raw_path)
     root_path = scope.get("root_path", "")
     return index.match(parts, route_start(parts, root_path) if root_path else 0, scope["method"])
@@ -28,6 +34,12 @@ def locate(index: RouteIndex, scope: Scope) -> Found | None:
 
 async def answer_partial(found: Found, scope: Scope, send: Send) -> None:
     """Answer a path that is there in another way: with another method, or with a slash at its end."""
+    try:
+        # First of all, so that no part of a target that two parties read differently gets into a Location.
+        check_target(found.raw_path, scope.get("query_string", b""))
+    except ClientRequestError as refusal:
+        await send_problem(refusal, send)
+        return
     if found.redirect:
         location = redirect_location(raw_path_of(scope), scope.get("query_string", b""))
         fields = [(b"location", location), (b"content-length", b"0")]
@@ -36,5 +48,8 @@ async def answer_partial(found: Found, scope: Scope, send: Send) -> None:
         return
     error = refuse("the route does not serve this method", 405, "Method not allowed")
     await send_problem(
-        ClientRequestError(error.detail, status_code=405, title=error.title, fields=(found.plan.allow,)), send
+        ClientRequestError(
+            error.detail, status_code=405, title=error.title, fields=(found.plan.allow,)
+        ),
+        send,
     )

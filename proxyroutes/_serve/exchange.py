@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
-from proxyroutes._serve.plan import Observer
 from proxyroutes._state.sweeper import Sweeper
 from proxyroutes.exceptions import (
     ClientRequestError,
@@ -24,7 +24,7 @@ from proxyroutes.exceptions import (
 from proxyroutes.settings import Timeouts
 from proxyroutes.typing import Attempt, Receive
 
-__all__ = ["ClientLeft", "Exchange"]
+__all__ = ["ClientLeft", "Exchange", "Observer"]
 
 _logger = logging.getLogger("proxyroutes.serve")
 
@@ -139,11 +139,18 @@ class Exchange:
 
     # Interruption.
 
-    def enter(self) -> None:
-        """From here on the running task waits for this exchange and for nothing else."""
-        task = asyncio.current_task()
-        self._task = task
+    def attach(self) -> None:
+        """The running task serves this exchange."""
+        self._task = task = asyncio.current_task()
         self._cancelling = task.cancelling() if task is not None else 0
+
+    def enter(self) -> None:
+        """From here on the task waits for this exchange and for nothing else.
+
+        Raises:
+            GatewayError: If a time-out has passed in the meantime.
+            ClientLeft: If the client has left in the meantime.
+        """
         self._interruptible = True
         if self.interruption is not None:
             self._interruptible = False
@@ -253,3 +260,7 @@ class Exchange:
                 observer(self)
             except Exception:
                 _logger.exception("an observer of exchanges failed")
+
+
+Observer = Callable[[Exchange], None]
+"""Called once with each ended exchange; must not block."""

@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from proxyroutes._serve.guard import MAX_FIELD_BYTES, MAX_FIELDS, check_host, refuse
+from proxyroutes._serve.guard import (
+    MAX_FIELD_BYTES,
+    MAX_FIELDS,
+    MAX_NAME_BYTES,
+    check_host,
+    refuse,
+)
 from proxyroutes.typing import Field, Fields
 
 __all__ = [
@@ -22,7 +28,7 @@ __all__ = [
     "read_fields",
 ]
 
-DROP, HOST, LENGTH, CODING, CONNECTION, EXPECT, VIA, COOKIE, EMPTY = range(9)
+DROP, PASS, HOST, LENGTH, CODING, CONNECTION, EXPECT, VIA, COOKIE, EMPTY = range(10)
 
 _HOP_BY_HOP = (
     b"http2-settings",
@@ -50,7 +56,51 @@ _FORWARDING = (
     b"x-rewrite-url",
 )
 
+# Names that need no look at their spelling; what is not here is checked and passes too.
+_USUAL = (
+    b"accept",
+    b"accept-charset",
+    b"accept-encoding",
+    b"accept-language",
+    b"access-control-request-headers",
+    b"access-control-request-method",
+    b"authorization",
+    b"cache-control",
+    b"content-disposition",
+    b"content-encoding",
+    b"content-language",
+    b"content-type",
+    b"date",
+    b"dnt",
+    b"from",
+    b"if-match",
+    b"if-modified-since",
+    b"if-none-match",
+    b"if-range",
+    b"if-unmodified-since",
+    b"last-event-id",
+    b"origin",
+    b"pragma",
+    b"priority",
+    b"range",
+    b"referer",
+    b"sec-ch-ua",
+    b"sec-ch-ua-mobile",
+    b"sec-ch-ua-platform",
+    b"sec-fetch-dest",
+    b"sec-fetch-mode",
+    b"sec-fetch-site",
+    b"sec-fetch-user",
+    b"traceparent",
+    b"tracestate",
+    b"upgrade-insecure-requests",
+    b"user-agent",
+    b"x-request-id",
+    b"x-requested-with",
+)
+
 FIELD_ACTIONS: Mapping[bytes, int] = {
+    **dict.fromkeys(_USUAL, PASS),
     **dict.fromkeys(_HOP_BY_HOP, DROP),
     **dict.fromkeys(_FORWARDING, DROP),
     b"host": HOST,
@@ -62,7 +112,7 @@ FIELD_ACTIONS: Mapping[bytes, int] = {
     b"cookie": COOKIE,
     b"": EMPTY,
 }
-"""What is done with a received field; a name that is not here passes."""
+"""What is done with a received field; a name that is not here passes if it is one."""
 
 # RFC 9110 §7.6.1 forbids a sender to name end-to-end fields in Connection: these keep their meaning whatever it says.
 _NEVER_NAMED = frozenset(
@@ -159,14 +209,16 @@ def read_fields(
     Raises:
         ClientRequestError: If it must not be forwarded.
     """
-    headers = _check_fields(headers, actions)
+    _check_sizes(headers)
     received = ReceivedFields()
     passed = received.fields
     named: list[bytes] | None = None
     for field in headers:
         action = actions.get(field[0])
-        if action is None:
+        if action == PASS:
             passed.append(field)
+        elif action is None:
+            _pass_unusual(passed, field, actions)
         elif action == CONNECTION:
             if field[1] not in _USUAL_CONNECTION:
                 named = [*(named or ()), *field[1].lower().split(b",")]
@@ -193,27 +245,33 @@ def _check_coding(received: ReceivedFields, http_version: str) -> None:
         raise refuse("Transfer-Encoding in HTTP/1.0")
 
 
-def _check_fields(headers: list[Field], actions: Mapping[bytes, int]) -> list[Field]:
-    if len(headers) > MAX_FIELDS:
-        raise refuse("too many fields", 431, "Request header fields too large")
-    names = b"".join([field[0] for field in headers])
+def _check_sizes(headers: list[Field]) -> None:
     values = b"".join([field[1] for field in headers])
-    if len(names) + len(values) > MAX_FIELD_BYTES:
-        raise refuse("the fields are too large", 431, "Request header fields too large")
-    if names.translate(None, _LOWER_TOKEN):
-        if names.translate(None, _TOKEN):
-            raise refuse("a field name is not a token")
-        headers = [(name.lower(), value) for name, value in headers]
     if values.translate(None, _VALUE):
         raise refuse("a field value has a control character")
-    if b"_" in names:
-        # Many applications read both spellings as one variable (CONFORMANCE S-06).
-        headers = [
-            field
-            for field in headers
-            if b"_" not in field[0] or field[0].replace(b"_", b"-") not in actions
-        ]
-    return headers
+    count = len(headers)
+    if count > MAX_FIELDS:
+        raise refuse("too many fields", 431, "Request header fields too large")
+    # A usual name is shorter than this; the length of an unusual one is looked at where its spelling is.
+    if len(values) + 32 * count > MAX_FIELD_BYTES:
+        size = len(values) + sum([len(field[0]) for field in headers])
+        if size > MAX_FIELD_BYTES:
+            raise refuse("the fields are too large", 431, "Request header fields too large")
+
+
+def _pass_unusual(passed: Fields, field: Field, actions: Mapping[bytes, int]) -> None:
+    """Pass a field whose name is not known, if it is a name."""
+    name = field[0]
+    if name.translate(None, _LOWER_TOKEN):
+        if name.translate(None, _TOKEN):
+            raise refuse("a field name is not a token")
+        raise refuse("a field name is not in lower case")
+    if len(name) > MAX_NAME_BYTES:
+        raise refuse("a field name is too long", 431, "Request header fields too large")
+    # Many applications read both spellings as one variable (CONFORMANCE S-06).
+    if b"_" in name and actions.get(name.replace(b"_", b"-"), PASS) != PASS:
+        return
+    passed.append(field)
 
 
 def _read_host(received: ReceivedFields, field: Field) -> None:

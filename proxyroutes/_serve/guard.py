@@ -14,6 +14,7 @@ from proxyroutes.exceptions import ClientRequestError
 __all__ = [
     "MAX_FIELDS",
     "MAX_FIELD_BYTES",
+    "MAX_NAME_BYTES",
     "MAX_TARGET_BYTES",
     "check_host",
     "check_method",
@@ -25,6 +26,8 @@ MAX_TARGET_BYTES = 16 * 1024
 """Longest request target; RFC 9112 §3 recommends 8,000 octets at least."""
 MAX_FIELD_BYTES = 32 * 1024
 """Largest field section, names and values together."""
+MAX_NAME_BYTES = 256
+"""Longest field name."""
 MAX_FIELDS = 100
 """Most field lines."""
 
@@ -34,6 +37,7 @@ _PLAIN_PATH = re.compile(rb"(?:/(?:[A-Za-z0-9_~!$&'()*+,=:@-][A-Za-z0-9_~!$&'()*
 _BAD_PATH = re.compile(rb"[\x00-\x20\x7f-\xff\\#]|%(?![0-9A-Fa-f]{2})|%0[0aAdD]")
 _BAD_QUERY = re.compile(rb"[\x00-\x20\x7f-\xff#]")
 _PARTS = re.compile(rb"[/\\;]")
+_USUAL_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 _METHOD = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 # RFC 9110 §7.2: Host = uri-host [ ":" port ]; a host is never empty here.
 _HOST = re.compile(
@@ -48,6 +52,8 @@ def refuse(detail: str, status_code: int = 400, title: str | None = None) -> Cli
 
 def check_method(method: str) -> None:
     """Refuse what is no method, and CONNECT and TRACE (RFC 9110 §9.3.6, §9.3.8)."""
+    if method in _USUAL_METHODS:
+        return
     if method in {"CONNECT", "TRACE"}:
         raise refuse(f"{method} is not forwarded", 405, "Method not allowed")
     if not _METHOD.fullmatch(method):

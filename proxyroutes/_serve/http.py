@@ -50,8 +50,9 @@ async def serve_http(plan: Plan, found: Found, scope: Scope, receive: Receive, s
         )
     state = pool.state()
     exchange = open_exchange(plan, state, scope["method"], receive)
+    exchange.attach()
     try:
-        received = read_request(scope, plan)
+        received = read_request(scope, plan, found)
         head = make_head(scope, plan, found, received)
         body = await read_body(exchange, plan, scope, received)
         answer = await attempts(exchange, state, head, body, timeouts_of(plan, state))

@@ -68,23 +68,23 @@ class Found:
         plan: The route.
         parts: Every raw segment of the path.
         start: Number of segments that belong to a mount or an inclusion's prefix.
+        raw_path: The raw path.
+        full: Whether the request is served, rather than redirected or refused.
         redirect: Whether the path only lacks its last slash.
         method_allowed: Whether the route serves the method.
     """
 
-    __slots__ = ("method_allowed", "parts", "plan", "redirect", "start")
+    __slots__ = ("full", "method_allowed", "parts", "plan", "raw_path", "redirect", "start")
 
     def __init__(self, plan: Plan, parts: Sequence[bytes], start: int) -> None:
         self.plan = plan
+        # The raw path is put together again, so that what was matched is what is sent.
+        self.raw_path = b"/" + b"/".join(parts)
+        self.full = True
         self.parts = parts
         self.start = start
         self.redirect = False
         self.method_allowed = True
-
-    @property
-    def full(self) -> bool:
-        """Whether the request is served, rather than redirected or refused."""
-        return self.method_allowed and not self.redirect
 
     def captured(self, capture: Capture) -> bytes:
         """The raw text of a parameter."""
@@ -152,7 +152,7 @@ class RouteIndex:
             if plan.methods is None or method in plan.methods:
                 return found
             if partial is None:
-                found.method_allowed = False
+                found.full = found.method_allowed = False
                 partial = found
         if partial is None and self._redirect_slashes and not plans and parts[-1]:
             return self._match_with_slash(parts, start, method)
@@ -163,12 +163,33 @@ class RouteIndex:
         for plan in self._find(parts, start):
             if plan.methods is None or method in plan.methods:
                 found = Found(plan, parts, start)
+                found.full = False
                 found.redirect = True
                 return found
         return None
 
     def _find(self, parts: Sequence[bytes], start: int) -> list[Plan]:
         """Every route that has the path, in declared order."""
+        node = self._root
+        found: list[Plan] = []
+        for position in range(start, len(parts)):
+            if node.parameters:
+                return self._find_branching(parts, start)
+            if node.rests:
+                found += node.rests
+            raw = parts[position]
+            following = node.literals.get(unquote_to_bytes(raw) if b"%" in raw else raw)
+            if following is None:
+                break
+            node = following
+        else:
+            found += node.ends
+        if len(found) > 1:
+            found.sort(key=_order)
+        return found
+
+    def _find_branching(self, parts: Sequence[bytes], start: int) -> list[Plan]:
+        """The same where parameters and literals compete: every branch that fits is followed."""
         nodes = [self._root]
         found: list[Plan] = []
         for position in range(start, len(parts)):

@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
-from proxyroutes.settings import Forwarding, Timeouts
+from proxyroutes._serve.exchange import Observer
+from proxyroutes._serve.forwarding import Hop
+from proxyroutes.settings import Timeouts
 from proxyroutes.typing import Field
 
 if TYPE_CHECKING:
-    from proxyroutes._serve.exchange import Exchange
     from proxyroutes._state.pools import UpstreamPool
 
-__all__ = ["Capture", "Observer", "Plan"]
-
-Observer = Callable[["Exchange"], None]
-
+__all__ = ["Capture", "Plan"]
 
 @frozen
 class Capture:
@@ -59,14 +57,14 @@ class Plan:
         public: Raw literals and numbers of captures of the template, for the same.
         host: ``Host`` to send; None is the destination's, ``b""`` the client's.
         field_actions: What is done with a received field, by name; see ``fields``.
-        forwarding: What the upstream is told of the client.
-        via: What ``Via`` calls this gateway.
+        hop: What the upstream is told of the client's side.
         timeouts: Time-outs of route, group or proxy.
         pool_timeouts: Whether the pool's time-outs, where it has some, come before ``timeouts``.
         max_body_bytes: Bytes of content allowed, None for no limit.
         map_location: Whether ``Location`` is mapped back.
         observers: Called once with each ended exchange.
         speaks: Whether the stub must be called.
+        plain: Whether the stub neither says nor asks anything.
     """
 
     name: str
@@ -82,12 +80,12 @@ class Plan:
     public: tuple[bytes | int, ...]
     host: bytes | None
     field_actions: Mapping[bytes, int]
-    forwarding: Forwarding
-    via: bytes
+    hop: Hop
     timeouts: Timeouts
     pool_timeouts: bool
     max_body_bytes: int | None
     map_location: bool
     observers: tuple[Observer, ...]
     speaks: bool
+    plain: bool
     allow: Field = (b"allow", b"")

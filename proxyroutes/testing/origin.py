@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import ssl
@@ -244,13 +245,17 @@ class ScriptedOrigin:
             pass
         except Exception as error:  # noqa: BLE001 - it is the test's
             self.errors.append(error)
+        except asyncio.CancelledError:
+            # Closing would wait for a client that does not read.
+            writer.transport.abort()
+            raise
         finally:
             writer.close()
             try:
-                await writer.wait_closed()
-            except OSError:
-                pass
+                with contextlib.suppress(OSError):
+                    await writer.wait_closed()
             finally:
+                writer.transport.abort()
                 self.open_connections -= 1
                 self._changed.set()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import httptools
 from typing_extensions import override
@@ -25,6 +25,15 @@ HIGH_WATER_BYTES = 128 * 1024
 """Bytes of a body that are kept before reading from the upstream is paused."""
 MAX_INFORMATIONAL = 16
 """Interim responses before the final one; more is an attack (CONFORMANCE H-31)."""
+
+
+def _check_fields(fields: Fields) -> None:
+    if len(fields) > MAX_FIELDS:
+        raise UpstreamProtocolError(f"more than {MAX_FIELDS} response fields")
+
+
+def _size(fields: Fields) -> int:
+    return sum([len(name) + len(value) for name, value in fields])
 
 
 def _says_close(fields: Fields) -> bool:
@@ -43,7 +52,6 @@ class Http1Response:
         "chunked",
         "ended",
         "error",
-        "field_bytes",
         "fields",
         "head_waiter",
         "informational",
@@ -69,7 +77,6 @@ class Http1Response:
         self.reason = b""
         self.fields: Fields = []
         self.trailers: Fields = []
-        self.field_bytes = 0
         self.overhead_bytes = 0
         self.informational = 0
         # The final head is complete.
@@ -84,6 +91,8 @@ class Http1Response:
         self.pump: asyncio.Task[None] | None = None
 
     # For who relays it.
+
+    strict = True
 
     @property
     def complete(self) -> bool:
@@ -204,7 +213,8 @@ class Http1Connection(asyncio.Protocol):
     @property
     def closed(self) -> bool:
         """Whether it can carry nothing more."""
-        return self._closed or cast("asyncio.Transport", self._transport).is_closing()
+        transport: Any = self._transport
+        return self._closed or transport.is_closing()
 
     # Requests.
 
@@ -216,7 +226,8 @@ class Http1Connection(asyncio.Protocol):
         self._response = response = Http1Response(self, attempt, is_head=is_head)
         self._request_sent = not has_body
         attempt.sent = True
-        cast("asyncio.Transport", self._transport).write(head)
+        transport: Any = self._transport
+        transport.write(head)
         return response
 
     def write(self, content: bytes) -> None:
@@ -312,6 +323,15 @@ class Http1Connection(asyncio.Protocol):
                     UpstreamProtocolError(f"more than {MAX_HEAD_BYTES} bytes without content")
                 )
                 return
+        if (
+            len(data) > MAX_HEAD_BYTES
+            and not response.head_waiter.done()
+            and _size(response.fields) > MAX_HEAD_BYTES
+        ):
+            self._fail(
+                UpstreamProtocolError(f"more than {MAX_HEAD_BYTES} bytes of response fields")
+            )
+            return
         if response.ended:
             if response.is_head and not data.endswith(b"\r\n\r\n"):
                 self._surplus = True
@@ -344,7 +364,7 @@ class Http1Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """A message begins; after the end of ours it is somebody else's."""
-        response = cast("Http1Response", self._response)
+        response: Any = self._response
         if response.ended:
             self._surplus = True
             raise UpstreamProtocolError("bytes after the end of a response")
@@ -355,18 +375,16 @@ class Http1Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a field, or a trailer field where the body has begun."""
-        response = cast("Http1Response", self._response)
-        fields = response.trailers if response.started else response.fields
-        fields.append((name.lower(), value.rstrip(b" \t")))
-        response.field_bytes += len(name) + len(value)
-        if len(fields) > MAX_FIELDS or response.field_bytes > MAX_HEAD_BYTES:
-            raise UpstreamProtocolError(
-                f"more than {MAX_FIELDS} response fields, or {MAX_HEAD_BYTES} bytes of them"
-            )
+        response: Any = self._response
+        if response.started:
+            _check_fields(response.trailers)
+            response.trailers.append((name.lower(), value.rstrip(b" \t")))
+        else:
+            response.fields.append((name.lower(), value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         """The head is there: decide what it is and how its content is framed."""
-        response = cast("Http1Response", self._response)
+        response: Any = self._response
         status: int = self._parser.get_status_code()
         if status < 200:
             self._interim(response, status)
@@ -376,6 +394,7 @@ class Http1Connection(asyncio.Protocol):
         version = self._parser.get_http_version()
         if version not in {"1.1", "1.0"}:
             raise UpstreamProtocolError("not an HTTP/1 response")
+        _check_fields(response.fields)
         response.status = status
         response.started = True
         for name, value in response.fields:
@@ -398,7 +417,7 @@ class Http1Connection(asyncio.Protocol):
 
     def on_body(self, chunk: bytes) -> None:
         """Keep a piece of content."""
-        response = cast("Http1Response", self._response)
+        response: Any = self._response
         if response.is_head:
             # RFC 9110 §9.3.2: there is none; what comes belongs to nobody.
             self._surplus = True
@@ -408,7 +427,7 @@ class Http1Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """The response is there whole, unless it was an interim one."""
-        response = cast("Http1Response", self._response)
+        response: Any = self._response
         if response.started:
             response.ended = True
 

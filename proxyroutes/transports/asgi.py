@@ -332,6 +332,8 @@ class _Exchange:
         if not self.status and self._failure is not None:
             raise self._failure
 
+    strict = False
+
     @property
     def complete(self) -> bool:
         """Whether the application has written the whole body."""

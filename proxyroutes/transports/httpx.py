@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Mapping
 from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import ModuleType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 import httpx
 from attrs import field, frozen
@@ -319,7 +319,9 @@ class _HttpxResponse:
         "_chunks",
         "_destination",
         "_ended",
+        "_interrupted",
         "_owner",
+        "_reader",
         "_released",
         "_response",
         "fields",
@@ -328,6 +330,7 @@ class _HttpxResponse:
     )
 
     complete = False
+    strict = False
 
     def __init__(
         self, response: Any, attempt: Attempt, destination: Endpoint, owner: _BoundHttpx
@@ -340,8 +343,10 @@ class _HttpxResponse:
         self._attempt = attempt
         self._destination = destination
         self._owner = owner
+        self._reader: asyncio.Task[None] | None = None
         self._ended = False
         self._released = False
+        self._interrupted = False
 
     @property
     def trailers(self) -> Fields:
@@ -357,13 +362,10 @@ class _HttpxResponse:
         if self._ended:
             return b""
         if self._released:
-            raise UpstreamProtocolError(
-                "the response was let go before its end",
-                stage=Stage.RESPONSE_BODY,
-                side=Side.GATEWAY,
-                sent=True,
-                destination=self._destination.origin,
-            )
+            raise self._describe_release()
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        cancelling = task.cancelling()
+        self._reader = task
         try:
             async for chunk in self._chunks:
                 if chunk:
@@ -371,7 +373,10 @@ class _HttpxResponse:
                     return chunk
             await self._response.aclose()
         except BaseException as error:
-            # A generator that was cancelled looks as if it had come to its end.
+            if self._interrupted and task.uncancel() <= cancelling:
+                raise self._describe_release() from error
+            # A generator that has failed or was cancelled looks as if it had come to its end.
+            self._reader = None
             self.abort()
             failure = None
             if isinstance(error, Exception):
@@ -379,14 +384,30 @@ class _HttpxResponse:
             if failure is None:
                 raise
             raise failure from error
+        finally:
+            self._reader = None
         self._ended = True
         return b""
 
     def abort(self) -> None:
         """Close the connection, unless the body was read to its end."""
-        if not self._ended and not self._released:
-            self._released = True
-            self._owner.release(self._response, self._chunks)
+        if self._ended or self._released:
+            return
+        self._released = True
+        self._owner.release(self._response, self._chunks)
+        if self._reader is not None:
+            # Over HTTP/2 a read goes on when its stream is closed: it waits for the connection.
+            self._interrupted = True
+            self._reader.cancel()
+
+    def _describe_release(self) -> GatewayError:
+        return UpstreamProtocolError(
+            "the response was let go before its end",
+            stage=Stage.RESPONSE_BODY,
+            side=Side.GATEWAY,
+            sent=True,
+            destination=self._destination.origin,
+        )
 
 
 class _BoundHttpx:

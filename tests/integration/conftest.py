@@ -6,23 +6,26 @@ import logging
 
 import pytest
 
-from proxyroutes.transports import HttpxTransport
+from proxyroutes.transports import Http1Transport, HttpxTransport
 from tests.integration.support import eventually, open_gateway
 
-TRANSPORTS = [pytest.param(HttpxTransport, id="httpx")]
+TRANSPORTS = [
+    pytest.param(Http1Transport, id="http1"),
+    pytest.param(HttpxTransport, id="httpx"),
+]
 """Factories of the transports that every behaviour is shown with."""
 
 SENDS_WHOLE_BODY_FIRST = {HttpxTransport}
 """Those that read no response before the request was sent whole."""
 
 
-@pytest.fixture(params=["h11", "httptools"])
+@pytest.fixture(scope="session", params=["h11", "httptools"])
 def http(request):
     """The parser of the server in front."""
     return request.param
 
 
-@pytest.fixture(params=TRANSPORTS)
+@pytest.fixture(scope="session", params=TRANSPORTS)
 def transport(request):
     """A factory of the transport."""
     return request.param

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import pytest
 from attrs import define, field
 from fastapi import FastAPI
 
@@ -13,12 +14,18 @@ from proxyroutes import Proxy, UpstreamPool
 from proxyroutes._serve.exchange import Exchange
 from proxyroutes.policies import RoundRobin
 from proxyroutes.testing import RunningGateway, run_gateway
+from proxyroutes.transports import Http1Transport
 from proxyroutes.typing import Fields, Transport
 
 DEADLINE = 10.0
 """Seconds after which a test gives up on what it waits for."""
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+one_transport = pytest.mark.parametrize(
+    "transport", [pytest.param(Http1Transport, id="http1")], indirect=True, scope="session"
+)
+"""For tests of what does not depend on the transport."""
 
 
 async def eventually(claim: Callable[[], Any]) -> None:
@@ -253,6 +260,8 @@ async def open_gateway(
             for client in gateway.clients:
                 await client.close()
             await eventually(gateway.is_idle)
+            # The server looks at its connections ten times a second only.
+            await eventually(lambda: not running.server.server_state.connections)
         finally:
             for client in gateway.clients:
                 client.leave()

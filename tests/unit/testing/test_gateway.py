@@ -132,8 +132,8 @@ async def test_a_request_that_does_not_end_is_cancelled(quick):
         async with run_gateway(app, timeout_graceful_shutdown=0.05) as gateway:
             asking = asyncio.create_task(client.get(f"{gateway.url}/slow"))
             await app.asked.wait()
-        with pytest.raises(httpx.HTTPError):
-            await asking
+
+        assert 500 == (await asking).status_code
 
     assert "cancelled" in app.events
     assert "lifespan.shutdown" in app.events
@@ -146,8 +146,8 @@ async def test_a_request_that_outlives_uvicorns_own_patience_is_forced(quick):
         async with run_gateway(app, lifespan="off", timeout_graceful_shutdown=None) as gateway:
             asking = asyncio.create_task(client.get(f"{gateway.url}/slow"))
             await app.asked.wait()
-        with pytest.raises(httpx.HTTPError):
-            await asking
+
+        assert 500 == (await asking).status_code
 
     assert ["cancelled"] == app.events
 

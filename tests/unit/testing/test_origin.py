@@ -219,9 +219,15 @@ async def test_leaving_closes_connections_and_leaves_no_task():
     await client.__aexit__()
 
 
-async def test_leaving_does_not_wait_for_a_client_that_does_not_read():
-    """What was written but not sent is dropped."""
-    async with ScriptedOrigin([bytes(50_000_000)]) as origin:
+@pytest.mark.parametrize("by_function", [False, True], ids=["writing", "closing"])
+async def test_leaving_does_not_wait_for_a_client_that_does_not_read(by_function):
+    """What was written but not sent is dropped, also where the script has come to its end."""
+
+    async def script(reader, writer):
+        await reader.readline()
+        writer.write(bytes(50_000_000))
+
+    async with ScriptedOrigin(script if by_function else [bytes(50_000_000)]) as origin:
         client = Client(origin)
         await client.__aenter__()
         client.writer.write(HEAD)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from attrs import define, field, frozen
 
-from proxyroutes.exceptions import Stage
+from proxyroutes.exceptions import GatewayError, Stage
 from proxyroutes.settings import Destination, Timeouts
 from proxyroutes.testing import ScriptedOrigin
 from proxyroutes.transports import ASGITransport, HttpxTransport
@@ -23,7 +23,7 @@ class SystemClock:
     sleep = staticmethod(asyncio.sleep)
 
 
-@define
+@frozen
 class Place:
     """An endpoint."""
 
@@ -261,9 +261,14 @@ class Upstream:
         self.attempt = StageLog()
         if body is not None:
             body.attempt = self.attempt
-        return await self.bound.send(
-            head or make_head(), body, self.place, Timeouts(), self.attempt
-        )
+        try:
+            return await self.bound.send(
+                head or make_head(), body, self.place, Timeouts(), self.attempt
+            )
+        except GatewayError as error:
+            # As the attempt loop does it; a transport may have said it before.
+            error.at(destination=self.place.origin, sent=self.attempt.sent)
+            raise
 
 
 @frozen

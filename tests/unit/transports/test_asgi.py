@@ -421,6 +421,27 @@ async def test_aborting_cancels_the_application_and_its_clean_up_sees_the_client
     assert [{"type": "http.disconnect"}] == seen
 
 
+async def test_aborting_cancels_an_application_that_waits_for_the_request():
+    """It is not told instead that the client is gone."""
+    seen = []
+    body = Content(asyncio.Event())
+
+    async def app(scope, receive, send):
+        await send(START)
+        try:
+            seen.append(await receive())
+        except asyncio.CancelledError:
+            seen.append("cancelled")
+            raise
+
+    async with connect(ASGITransport(app), "http://asgi.test") as upstream:
+        response = await upstream.send(make_head(b"POST"), body)
+        await body.waiting.wait()
+        response.abort()
+
+    assert ["cancelled"] == seen
+
+
 async def test_aborting_releases_an_application_that_waits_for_the_reader():
     """Also where another task of it writes."""
     done = []

@@ -71,7 +71,7 @@ class Recorder:
         b"/;p=1;q/x,y=z",
         b"/q?",
         b"/q?a=b+c&d=%zz&e=%7E~&f",
-        b"/[]{}|^`\"<>",
+        b'/[]{}|^`"<>',
         b"/q?u=http://other.test/?x=/../",
         b"/" + b"x" * 8000,
     ],
@@ -170,7 +170,9 @@ async def test_an_empty_body_of_length_0_says_so(subject):
     """``Content-Length: 0`` is forwarded as such."""
     seen = Recorder()
     async with subject.serve(seen) as upstream:
-        await read_all(await upstream.send(make_head(b"POST", content_length=0), Content(length=0)))
+        await read_all(
+            await upstream.send(make_head(b"POST", content_length=0), Content(length=0))
+        )
 
     assert (b"content-length", b"0") in seen.fields
     assert b"" == seen.body
@@ -581,7 +583,7 @@ async def test_an_exchange_that_breaks_in_the_body_is_a_protocol_error(subject, 
             await response.read()
         response.abort()
 
-    error = caught.value
+    error = caught.value.at(destination=upstream.place.origin, sent=upstream.attempt.sent)
 
     assert b"a part" == first
     assert (Stage.RESPONSE_BODY, Side.UPSTREAM, True, upstream.place.origin) == (
@@ -821,6 +823,24 @@ async def test_aborting_ends_a_read_that_is_waiting(subject):
         await settle(lambda: 0)
         response.abort()
         with pytest.raises(UpstreamProtocolError):
+            await reading
+        await upstream.cut.wait()
+
+
+async def test_cancelling_a_read_that_was_aborted_is_a_cancellation(subject):
+    """The client's leaving is not hidden by our own letting go."""
+
+    async def script(peer):
+        await peer.start()
+        await peer.gone()
+
+    async with subject.serve(script) as upstream:
+        response = await upstream.send()
+        reading = asyncio.create_task(response.read())
+        await settle(lambda: 0)
+        response.abort()
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
             await reading
         await upstream.cut.wait()
 

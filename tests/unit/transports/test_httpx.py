@@ -18,7 +18,7 @@ from proxyroutes.exceptions import (
     UpstreamTimeoutError,
 )
 from proxyroutes.settings import TLS, Timeouts
-from proxyroutes.testing import Close, ReadHead, ScriptedOrigin, Wait
+from proxyroutes.testing import Close, ReadHead, ReadUntil, ScriptedOrigin, Wait
 from proxyroutes.transports import HttpxTransport
 from proxyroutes.typing import Attempt
 from tests.unit.transports.support import (
@@ -102,7 +102,9 @@ async def test_the_classes_of_httpx2_are_known_by_their_names():
     def fail(request):
         raise httpx2.ConnectTimeout("")
 
-    async with connect(HttpxTransport(httpx2.MockTransport(fail)), "http://origin.test") as upstream:
+    async with connect(
+        HttpxTransport(httpx2.MockTransport(fail)), "http://origin.test"
+    ) as upstream:
         with pytest.raises(UpstreamTimeoutError) as caught:
             await upstream.send()
 
@@ -115,7 +117,9 @@ async def test_an_exception_that_is_not_about_the_exchange_comes_out_unchanged()
     def fail(request):
         raise ZeroDivisionError
 
-    async with connect(HttpxTransport(httpx.MockTransport(fail)), "http://origin.test") as upstream:
+    async with connect(
+        HttpxTransport(httpx.MockTransport(fail)), "http://origin.test"
+    ) as upstream:
         with pytest.raises(ZeroDivisionError):
             await upstream.send()
 
@@ -169,20 +173,25 @@ async def test_a_connect_error_after_the_request_was_sent_once_is_a_protocol_err
 async def test_a_body_is_not_sent_twice():
     """Digest auth repeats a request; the rest of a stream must not go out as if it were the whole."""
     denied = b'HTTP/1.1 401 No\r\nContent-Length: 0\r\nWWW-Authenticate: Digest realm="r", nonce="n"\r\n\r\n'
-    async with ScriptedOrigin([denied]) as origin, httpx.AsyncClient(
-        auth=httpx.DigestAuth("user", "password")
-    ) as client, connect(HttpxTransport(client), origin.url) as upstream:
+    async with (
+        ScriptedOrigin([ReadHead(), ReadUntil(), denied]) as origin,
+        httpx.AsyncClient(auth=httpx.DigestAuth("user", "password")) as client,
+        connect(HttpxTransport(client), origin.url) as upstream,
+    ):
         with pytest.raises(UpstreamProtocolError) as caught:
-            await upstream.send(make_head(b"POST"), Content(b"abc", length=3))
+            await upstream.send(make_head(b"POST"), Content(b"abc"))
 
     assert Side.GATEWAY is caught.value.side
+    # The second message has no last chunk.
+    assert 1 == origin.requests[0].count(b"\r\n0\r\n\r\n")
 
 
 async def test_a_body_shorter_than_its_length_is_not_the_upstreams_fault():
     """h11 refuses to end such a message."""
-    async with ScriptedOrigin([ReadHead()]) as origin, connect(
-        HttpxTransport(), origin.url
-    ) as upstream:
+    async with (
+        ScriptedOrigin([ReadHead()]) as origin,
+        connect(HttpxTransport(), origin.url) as upstream,
+    ):
         with pytest.raises(UpstreamProtocolError) as caught:
             await upstream.send(make_head(b"POST"), Content(b"abc", length=30))
         await origin.wait_until(lambda: origin.open_connections == 0)
@@ -191,7 +200,7 @@ async def test_a_body_shorter_than_its_length_is_not_the_upstreams_fault():
 
 
 async def test_an_answer_to_a_request_that_could_not_be_written_is_given():
-    """httpcore reads a response after a write has failed; the stage follows."""
+    """A response is read after a write has failed; the stage follows."""
     async with connect(HttpxTransport(), "http://origin.test") as upstream:
         attempt = Attempt()
         trace = upstream.bound._make_extensions(Timeouts(), attempt, b"POST")["trace"]
@@ -342,6 +351,27 @@ async def test_a_transport_is_closed_with_the_pool_and_a_client_is_not():
 
         assert [alone] == closed
         assert not client.is_closed
+
+
+async def test_closing_waits_until_aborted_responses_are_closed():
+    """Nothing is left behind, however long it takes."""
+    closed = []
+
+    class Stream(httpx.AsyncByteStream):
+        async def __aiter__(self):
+            yield b"a part"
+
+        async def aclose(self):
+            for _ in range(50):
+                await asyncio.sleep(0)
+            closed.append(True)
+
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, stream=Stream()))
+    async with connect(HttpxTransport(transport), "http://origin.test") as upstream:
+        response = await upstream.send()
+        response.abort()
+
+    assert [True] == closed
 
 
 # What it must not do
@@ -540,6 +570,78 @@ async def test_a_certificate_that_is_not_trusted_is_a_connect_error(secure_origi
         caught.value.sent,
         upstream.attempt.connected,
     )
+
+
+async def speak_http2(reader, writer):
+    """Answer each stream with its path and its body; ``/open`` never ends."""
+    from h2.config import H2Configuration
+    from h2.connection import H2Connection
+    from h2.events import DataReceived, RequestReceived, StreamEnded
+
+    connection = H2Connection(H2Configuration(client_side=False, header_encoding=None))
+    connection.initiate_connection()
+    writer.write(connection.data_to_send())
+    streams = {}
+    while received := await reader.read(65_536):
+        for event in connection.receive_data(received):
+            match event:
+                case RequestReceived():
+                    streams[event.stream_id] = dict(event.headers)[b":path"] + b" "
+                case DataReceived():
+                    streams[event.stream_id] += event.data
+                case StreamEnded():
+                    answer = streams[event.stream_id]
+                    connection.send_headers(event.stream_id, [(":status", "200"), ("x-a", "1")])
+                    ended = not answer.startswith(b"/open")
+                    connection.send_data(event.stream_id, answer, end_stream=ended)
+        writer.write(connection.data_to_send())
+
+
+@pytest.fixture
+async def http2(authority):
+    """An upstream over HTTP/2."""
+    pytest.importorskip("h2")
+    import ssl
+
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(server)
+    server.set_alpn_protocols(["h2"])
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    transport = httpx.AsyncHTTPTransport(verify=trusting, http2=True)
+    async with (
+        ScriptedOrigin(speak_http2, tls=server) as origin,
+        connect(HttpxTransport(transport), origin.url) as upstream,
+    ):
+        yield upstream
+
+
+async def test_http2_is_spoken_where_the_transport_speaks_it(http2):
+    """The attempt's facts are the same."""
+    answers = []
+    for body in (Content(b"abc", b"def"), Content(b"abc", length=3)):
+        response = await http2.send(make_head(b"POST", b"/a//%2f?x"), body)
+        answers.append((response.status, response.fields, await read_all(response)))
+
+    assert [
+        (200, [(b"x-a", b"1")], b"/a//%2f?x abcdef"),
+        (200, [(b"x-a", b"1")], b"/a//%2f?x abc"),
+    ] == answers
+    assert [Stage.REQUEST_BODY, Stage.RESPONSE_HEAD, Stage.RESPONSE_BODY] == http2.attempt.stages
+    assert (True, True) == (http2.attempt.sent, http2.attempt.reused)
+
+
+async def test_aborting_a_stream_of_http2_ends_its_read_and_no_other(http2):
+    """The connection has other streams."""
+    response = await http2.send(make_head(target=b"/open"))
+    await response.read()
+    reading = asyncio.create_task(response.read())
+    await settle(lambda: 0)
+    response.abort()
+    with pytest.raises(UpstreamProtocolError):
+        await reading
+
+    assert b"/next " == await read_all(await http2.send(make_head(target=b"/next")))
 
 
 async def test_the_connect_time_out_is_kept_by_httpx():

@@ -1,0 +1,57 @@
+"""The proof that a route may be served the short way: that nothing stands between the client and the stub.
+
+FastAPI's full path runs what an author has put there: dependencies of route, router, inclusion and app, parameters of the
+stub, body limits, exception handlers. A route is served without that path only where its effective context shows that
+there is none of it. Whatever is unknown: full path (DESIGN §3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from proxyroutes._build.responses import is_ours
+from proxyroutes._serve.plan import Plan
+from proxyroutes.exceptions import ProxyRoutesError
+from proxyroutes.typing import Scope
+
+__all__ = ["exception_handlers", "handles_failures", "prove"]
+
+_PARAMETERS = ("path_params", "query_params", "header_params", "cookie_params", "body_params")
+_PLACES = ("background_tasks_param_name", "security_scopes_param_name")
+
+
+def prove(contexts: Iterable[Any]) -> frozenset[Plan]:
+    """The plans among these effective route contexts that may be served the short way."""
+    return frozenset(context.original_route.plan for context in contexts if _is_bare(context))
+
+
+def _is_bare(context: Any) -> bool:
+    plan = getattr(getattr(context, "original_route", None), "plan", None)
+    if not isinstance(plan, Plan) or not plan.plain or plan.pool is None:
+        return False
+    dependant = getattr(context, "dependant", None)
+    if dependant is None or getattr(dependant, "dependencies", None) != []:
+        return False
+    if any(getattr(dependant, name, None) != [] for name in _PARAMETERS):
+        return False
+    if any(getattr(dependant, name, None) is not None for name in _PLACES):
+        return False
+    if getattr(context, "body_field", None) is not None:
+        return False
+    # Releases before the limit do not have the attribute, and no limit either.
+    return getattr(context, "max_body_size", None) is None
+
+
+def handles_failures(handlers: Mapping[Any, Any]) -> bool:
+    """Whether an application has a handler of its own for one of our errors."""
+    return any(
+        isinstance(key, type) and issubclass(key, ProxyRoutesError) and not is_ours(handler)
+        for key, handler in handlers.items()
+    )
+
+
+def exception_handlers(scope: Scope) -> Mapping[Any, Any] | None:
+    """The handlers of the application that a request has reached, or None where they are not known."""
+    found = scope.get("starlette.exception_handlers")
+    return None if found is None else found[0]

@@ -1,0 +1,418 @@
+"""The command ``proxyroutes``: what it prints, and with which status it ends."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import httpx
+import pytest
+from fastapi import APIRouter
+
+import proxyroutes
+from proxyroutes import Proxy, __main__
+from proxyroutes._operate import demo
+
+GATEWAY = """
+from typing import Annotated
+
+from fastapi import Depends, FastAPI
+
+from proxyroutes import Proxy
+
+
+def login() -> str: ...
+
+
+def make() -> Proxy:
+    proxy = Proxy()
+
+    @proxy.get("/users/<path>", upstream="http://127.0.0.1:9001", rewrite="/v2/<path>")
+    async def users(user: Annotated[str, Depends(login)]) -> None: ...
+
+    @proxy.route("/<path>", upstream="http://[::1]:9002")
+    async def rest() -> None: ...
+
+    return proxy
+
+
+def make_broken() -> Proxy:
+    proxy = Proxy()
+
+    @proxy.get("/users/<pth:rest>", upstream="http://127.0.0.1:9001")
+    async def users() -> None: ...
+
+    @proxy.get("/orders", upstream="127.0.0.1:9001")
+    async def orders() -> None: ...
+
+    return proxy
+
+
+proxy = make()
+app = FastAPI()
+app.include_router(make().build_router(), prefix="/v1")
+
+
+class settings:
+    proxy = make()
+
+
+async def make_late() -> Proxy:
+    return make()
+
+
+def make_for(name: str) -> Proxy:
+    return make()
+
+
+def fail() -> Proxy:
+    raise KeyError("no such setting")
+
+
+def make_text() -> str:
+    return ""
+
+
+bare = FastAPI()
+number = 3
+"""
+
+TABLE = """\
+methods  path           stub   upstream        destinations           rewrite     dependencies
+GET      /users/<path>  users  127.0.0.1:9001  http://127.0.0.1:9001  /v2/<path>  login
+any      /<path>        rest   [::1]:9002      http://[::1]:9002      -           -
+"""
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Run the command in this process, in a directory with the module ``shop_gateway``."""
+    (tmp_path / "shop_gateway.py").write_text(GATEWAY, encoding="utf-8")
+    (tmp_path / "shop_broken.py").write_text(
+        "from shop_gateway import make_broken\nmake_broken().build_router()\n"
+    )
+    (tmp_path / "shop_incomplete.py").write_text("import not_installed\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            __main__.main(arguments)
+        output = capsys.readouterr()
+        return ended.value.code, output.out, output.err
+
+    yield run
+    for name in [name for name in sys.modules if name.startswith("shop_")]:
+        del sys.modules[name]
+
+
+# routes
+
+
+@pytest.mark.parametrize("attribute", ["proxy", "make", "settings.proxy"])
+def test_the_route_table_is_printed(run, attribute):
+    """A proxy, a function that makes one, and one inside of another object have the same table."""
+    actual = run("routes", f"shop_gateway:{attribute}")
+
+    assert (0, TABLE, "") == actual
+
+
+def test_an_apps_table_has_its_prefixes(run):
+    """Paths are those of the app."""
+    _, output, _ = run("routes", "shop_gateway:app")
+    actual = [line.split()[1] for line in output.splitlines()]
+
+    assert ["path", "/v1/users/<path>", "/v1/<path>"] == actual
+
+
+def test_a_terminal_gets_lines_around_the_table(run, monkeypatch):
+    """The same cells are drawn with rich, brackets of addresses included."""
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    status, output, _ = run("routes", "shop_gateway:proxy")
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", output)
+
+    assert (0, True, True) == (status, "┃ path" in plain, "│ http://[::1]:9002 " in plain)
+
+
+@pytest.mark.parametrize("place", ["shop_gateway:make_broken", "shop_broken:app"])
+def test_a_build_error_is_printed_as_it_reads(run, tmp_path, place):
+    """Every mistake has a line with its file, and there is no traceback."""
+    status, output, error = run("routes", place)
+    lines = error.splitlines()
+    starts = [
+        "proxyroutes: the gateway cannot be built (2)",
+        f"  - {tmp_path}/shop_gateway.py:28: unknown converter 'pth'; did you mean 'path'?",
+        f"  - {tmp_path}/shop_gateway.py:31: upstream: ",
+    ]
+    actual = [line[: len(start)] for line, start in zip(lines, starts, strict=True)]
+
+    assert (1, "", starts) == (status, output, actual)
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        ("shop_gateway:aap", "shop_gateway has no 'aap'; did you mean shop_gateway:app?"),
+        (
+            "shop_gateway:settings.prxy",
+            "shop_gateway has no 'settings.prxy'; did you mean shop_gateway:settings.proxy?",
+        ),
+        ("shop_gateway:zzz", "shop_gateway has no 'zzz'; it has proxy, app, bare"),
+        ("json:zzz", "json has no 'zzz'"),
+        (
+            "shop_gatway:app",
+            "no module 'shop_gatway' in the current directory and on sys.path; "
+            "did you mean 'shop_gateway'?",
+        ),
+        ("qqqq:app", "no module 'qqqq' in the current directory and on sys.path"),
+        ("xml.domm:app", "no module 'xml.domm' in package 'xml'; did you mean 'xml.dom'?"),
+        ("json.x.y:app", "no module 'json.x' in package 'json'"),
+        (
+            "this_gateway.x:app",
+            "no module 'this_gateway' in the current directory and on sys.path",
+        ),
+        ("shop_gateway.x:app", "no module 'shop_gateway.x' in package 'shop_gateway'"),
+        ("shop_gateway", "write MODULE:ATTR, such as shop_gateway:app, not 'shop_gateway'"),
+        (
+            "shop_gateway.app",
+            "write MODULE:ATTR, such as shop_gateway:app, not 'shop_gateway.app'",
+        ),
+        ("./shop.py", "write MODULE:ATTR, such as shop:app, not './shop.py'"),
+        ("shop.py:proxy", "write MODULE:ATTR, such as shop:proxy, not 'shop.py:proxy'"),
+        (":proxy", "write MODULE:ATTR, such as gateway:proxy, not ':proxy'"),
+        (
+            "shop_gateway:number",
+            "shop_gateway:number is of type 'int': "
+            "a Proxy, an app or a function that makes one is meant",
+        ),
+        (
+            "shop_gateway:make_for",
+            "shop_gateway:make_for cannot be called without arguments: "
+            "missing a required argument: 'name'",
+        ),
+        (
+            "shop_gateway:make_late",
+            "shop_gateway:make_late returned 'coroutine': "
+            "a function that makes a Proxy or an app is meant",
+        ),
+        (
+            "shop_gateway:make_text",
+            "shop_gateway:make_text returned 'str': "
+            "a function that makes a Proxy or an app is meant",
+        ),
+    ],
+)
+def test_a_place_that_is_not_meant_is_explained(run, place, expected):
+    """The message says what would be right, and the status is that of misuse."""
+    actual = run("routes", place)
+
+    assert (2, "", f"proxyroutes: {expected}\n") == actual
+
+
+def test_an_app_without_gateway_routes_is_a_failure(run):
+    """It says what is missing instead of printing an empty table."""
+    actual = run("routes", "shop_gateway:bare")
+
+    assert (
+        1,
+        "",
+        "proxyroutes: shop_gateway:bare has no gateway route: "
+        "declare one, and include proxy.build_router() in the app\n",
+    ) == actual
+
+
+@pytest.mark.parametrize(
+    ("place", "last_line", "first_frame"),
+    [
+        ("shop_gateway:fail", "KeyError: 'no such setting'", "shop_gateway.py"),
+        (
+            "shop_incomplete:app",
+            "ModuleNotFoundError: No module named 'not_installed'",
+            "shop_incomplete.py",
+        ),
+    ],
+)
+def test_a_failure_of_the_users_code_is_shown_without_ours(run, place, last_line, first_frame):
+    """The traceback begins where the user's own code does."""
+    status, _, error = run("routes", place)
+    lines = error.splitlines()
+
+    assert (1, last_line, True) == (status, lines[-1], f"/{first_frame}" in lines[1])
+
+
+# The command itself
+
+
+def test_the_version_is_printed(run):
+    """It is the package's."""
+    actual = run("--version")
+
+    assert (0, f"proxyroutes {proxyroutes.__version__}\n", "") == actual
+
+
+@pytest.mark.parametrize(
+    ("extra", "arguments"),
+    [("typer", ["--version"]), ("uvicorn", ["demo", "--check"])],
+)
+def test_a_missing_extra_is_named(run, monkeypatch, extra, arguments):
+    """The message has the command that installs it."""
+    monkeypatch.setitem(sys.modules, extra, None)
+    actual = run(*arguments)
+
+    assert (
+        2,
+        "",
+        f'proxyroutes: {extra} is not installed: pip install "proxyroutes[standard]"\n',
+    ) == actual
+
+
+def test_any_other_import_error_is_not_explained_away(monkeypatch):
+    """What is no extra of ours is raised as it is."""
+
+    def fail() -> None:
+        raise ImportError("broken", name="something")
+
+    monkeypatch.setattr(__main__, "_make_app", fail)
+    with pytest.raises(ImportError) as raised:
+        __main__.main([])
+
+    assert "something" == raised.value.name
+
+
+# demo
+
+
+def test_the_check_passes(run):
+    """Everything that a user would try works over real sockets."""
+    status, output, error = run("demo", "--check")
+    results = [line.split()[-1] for line in output.splitlines()]
+
+    assert (0, ["result", "ok", "ok", "ok", "ok"], "") == (status, results, error)
+
+
+def test_the_check_is_a_command():
+    """As a process of its own it prints its table and exits with 0."""
+    command = [sys.executable, "-m", "proxyroutes", "demo", "--check"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    actual = [re.split(r"\s{2,}", line) for line in ended.stdout.splitlines()]
+
+    assert (0, "") == (ended.returncode, ended.stderr)
+    assert [
+        ["tried", "seen", "result"],
+        ["GET, 6 times", "3 x 200 from red, 3 x 200 from blue", "ok"],
+        ["POST, streamed", "16 of 16 blocks arrive one by one, echoed whole", "ok"],
+        ["server-sent events", "5 of 5 events arrive one by one", "ok"],
+        ["GET, red killed", "6 x 200 from blue", "ok"],
+    ] == actual
+
+
+class _Deaf:
+    """A proxy that serves nothing."""
+
+    def route(self, path, **options):
+        return lambda stub: stub
+
+    def build_router(self):
+        return APIRouter()
+
+
+async def test_a_gateway_that_does_not_serve_fails_the_check(monkeypatch):
+    """Each part says what it saw instead, and none of them waits for ever."""
+    monkeypatch.setattr(demo, "_CHECK_SECONDS", 2.0)
+    observations = await demo.check_demo(_Deaf())
+    actual = [(one.seen, one.passed) for one in observations]
+
+    assert [
+        ("6 x 404 from gateway", False),
+        ("TimeoutError", False),
+        ("0 of 5 events arrive one by one", False),
+        ("6 x 404 from gateway", False),
+    ] == actual
+
+
+def test_a_failed_check_ends_with_1(run, monkeypatch):
+    """The table has what was expected, and the last line counts the failures."""
+
+    async def check_demo(proxy, *, port):
+        return [demo.Observation(tried="GET", expected="200", seen="502", passed=False)]
+
+    monkeypatch.setattr(__main__, "check_demo", check_demo)
+    actual = run("demo", "--check")
+
+    assert (
+        1,
+        "tried  seen  result\nGET    502   FAILED, expected: 200\n",
+        "proxyroutes: 1 of 1 are not as they should be\n",
+    ) == actual
+
+
+def test_a_port_in_use_is_named(run):
+    """It ends with 1 and no traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        actual = run("demo", "--port", str(port))
+
+    assert (
+        1,
+        "",
+        f"proxyroutes: cannot listen on port {port} of 127.0.0.1: Address already in use\n",
+    ) == actual
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [(["demo"], 0), (["demo", "--check"], 130)])
+def test_an_interrupted_command_has_no_traceback(run, monkeypatch, arguments, expected):
+    """To stop the demo is its proper end; a check that was stopped has not passed."""
+
+    async def interrupt(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(__main__, "run_demo", interrupt)
+    monkeypatch.setattr(__main__, "check_demo", interrupt)
+    actual = run(*arguments)
+
+    assert (expected, "", "") == actual
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_the_demo_serves_until_a_signal_comes(number):
+    """It prints its addresses first, and says that it has stopped."""
+    said = []
+
+    def say(text):
+        if not said:
+            # It listens for signals before the loop comes to this.
+            asyncio.get_running_loop().call_soon(os.kill, os.getpid(), number)
+        said.append(text)
+
+    await demo.run_demo(Proxy(), port=0, say=say)
+    urls = re.findall(
+        r"^(?:upstream \w+|gateway) +http://127\.0\.0\.1:\d+$", said[0], re.MULTILINE
+    )
+    commands = re.findall(r"^  .*curl .*$", said[0], re.MULTILINE)
+
+    assert (3, 3, "stopped") == (len(urls), len(commands), said[1])
+
+
+def test_ctrl_c_ends_the_demo_in_good_order():
+    """As a process of its own it serves, and exits with 0 though a client still listens."""
+    command = [sys.executable, "-m", "proxyroutes", "demo"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        lines = []
+        while "Ctrl-C" not in "".join(lines[-1:]) and (line := process.stdout.readline()):
+            lines.append(line)
+        url = re.search(r"^gateway +(\S+)$", "".join(lines), re.MULTILINE)[1]
+        with httpx.Client(base_url=url) as client:
+            names = {client.get("/api/hello").json()["upstream"] for _ in range(2)}
+            with client.stream("GET", "/api/events") as events:
+                next(events.iter_lines())
+                process.send_signal(signal.SIGINT)
+                output, error = process.communicate(timeout=30)
+
+    assert ({"red", "blue"}, 0, "stopped\n", "") == (names, process.returncode, output, error)
