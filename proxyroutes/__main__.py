@@ -133,7 +133,8 @@ def _demo(*, check: bool, port: int) -> None:
         # Only where the event loop handles no signals, or during the check.
         raise SystemExit(130 if check else 0) from None
     except OSError as error:
-        _fail(f"cannot listen on port {port} of 127.0.0.1: {error.strerror}", status=1)
+        reason = os.strerror(error.errno) if error.errno else error
+        _fail(f"cannot listen on port {port} of 127.0.0.1: {reason}", status=1)
     _print_table(report(observations))
     failed = sum(not one.passed for one in observations)
     if failed:

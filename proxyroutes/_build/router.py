@@ -108,8 +108,7 @@ class ProxyRoute(APIRoute):
         if found is None or refusal is not None:
             # First of all, so that no part of such a target gets into a Location.
             error = refusal or refuse("the request target is not in origin form")
-            log_refusal(self.plan, error, None)
-            await problem_response(error)(scope, receive, send)
+            await _answer(scope, self.plan, error, None)(scope, receive, send)
         elif not found.method_allowed:
             allow = {"Allow": self.plan.allow[1].decode("ascii")}
             raise HTTPException(status_code=405, headers=allow)

@@ -79,13 +79,15 @@ def route_table(routes: Sequence[BaseRoute]) -> Table:
 def _rows(routes: Sequence[BaseRoute], mounted: str) -> Iterator[tuple[str, ...]]:
     for context in iter_route_contexts(routes):
         route = context.original_route
+        # Older releases of FastAPI do not look through to an included route that is no APIRoute.
+        effective: Any = getattr(context, "starlette_route", None) or context
+        path = mounted + _angled(effective.path or "")
         if isinstance(route, ProxyRoute):
             yield _http_row(context, route.plan, mounted)
         elif isinstance(route, Mount):
-            yield from _rows(route.routes, mounted + _angled(context.path or ""))
+            yield from _rows(route.routes, path)
         elif isinstance(route, APIWebSocketRoute) and _is_ours(route.endpoint):
-            path = mounted + _angled(context.path or "")
-            yield ("WS", path, str(context.name), "(not in this release)", "", "", "", "")
+            yield ("WS", path, effective.name, "(not in this release)", "", "", "", "")
 
 
 def _is_ours(endpoint: Any) -> bool:

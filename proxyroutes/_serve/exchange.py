@@ -166,7 +166,9 @@ class Exchange:
             self.interruption = reason
             if self._interruptible and self._task is not None:
                 self._interruptible = False
-                self._task.cancel()
+                # Who interrupts from within the task itself raises the reason, and needs no cancellation.
+                if self._task is not asyncio.current_task():
+                    self._task.cancel()
 
     def resume(self) -> None:
         """Go on after an interruption that another attempt may mend."""

@@ -178,6 +178,7 @@ class ReceivedFields:
         content_length: Its value, or None.
         chunked: Whether the content is in the chunked coding.
         via: Values of ``Via``.
+        named: What ``Connection`` names.
         expects_continue: Whether the client waits for 100.
     """
 
@@ -188,6 +189,7 @@ class ReceivedFields:
         "expects_continue",
         "fields",
         "host",
+        "named",
         "via",
     )
 
@@ -197,6 +199,7 @@ class ReceivedFields:
         self.content_length: int | None = None
         self.chunked = False
         self.via: list[bytes] = []
+        self.named: list[bytes] = []
         self.cookies: list[Field] = []
         self.expects_continue = False
 
@@ -212,16 +215,12 @@ def read_fields(
     _check_sizes(headers)
     received = ReceivedFields()
     passed = received.fields
-    named: list[bytes] | None = None
     for field in headers:
         action = actions.get(field[0])
         if action == PASS:
             passed.append(field)
         elif action is None:
             _pass_unusual(passed, field, actions)
-        elif action == CONNECTION:
-            if field[1] not in _USUAL_CONNECTION:
-                named = [*(named or ()), *field[1].lower().split(b",")]
         elif action:
             _READERS[action](received, field)
     if received.chunked:
@@ -231,10 +230,19 @@ def read_fields(
         if http_version != "1.0":
             raise refuse("no Host")
         received.host = b""
-    if named is not None:
-        gone = {name.strip(b" \t") for name in named} - _NEVER_NAMED
-        received.fields = [field for field in passed if field[0] not in gone]
+    if received.named:
+        received.fields = _without_named(passed, received.named)
     return received
+
+
+def _without_named(fields: Fields, named: list[bytes]) -> Fields:
+    gone = {name.strip(b" \t") for name in named} - _NEVER_NAMED
+    return [field for field in fields if field[0] not in gone]
+
+
+def _names(connection: bytes) -> list[bytes]:
+    """What a ``Connection`` field names, but for what every peer says."""
+    return [] if connection in _USUAL_CONNECTION else connection.lower().split(b",")
 
 
 def _check_coding(received: ReceivedFields, http_version: str) -> None:
@@ -304,6 +312,10 @@ def _read_expect(received: ReceivedFields, field: Field) -> None:
     received.expects_continue = True
 
 
+def _read_connection(received: ReceivedFields, field: Field) -> None:
+    received.named += _names(field[1])
+
+
 def _read_via(received: ReceivedFields, field: Field) -> None:
     received.via.append(field[1])
 
@@ -328,6 +340,7 @@ _READERS = {
     HOST: _read_host,
     LENGTH: _read_length,
     CODING: _read_coding,
+    CONNECTION: _read_connection,
     EXPECT: _read_expect,
     VIA: _read_via,
     COOKIE: _read_cookie,
@@ -348,20 +361,22 @@ def filter_response(fields: Fields, status: int, *, server_fields: frozenset[byt
         server_fields: Which of ``Date`` and ``Server`` the server in front adds by itself.
     """
     passed: Fields = []
-    named: list[bytes] | None = None
+    named: list[bytes] = []
     for field in fields:
         name = field[0]
         if name not in _RESPONSE_DROPPED:
             passed.append(field)
         elif name == b"connection":
-            if field[1] not in _USUAL_CONNECTION:
-                named = [*(named or ()), *field[1].lower().split(b",")]
+            named += _names(field[1])
         elif (name == b"date" or name == b"server") and name not in server_fields:  # noqa: PLR1714
             passed.append(field)
-    if named is not None:
-        gone = {name.strip(b" \t") for name in named} - _NEVER_NAMED
-        passed = [field for field in passed if field[0] not in gone]
+    if named:
+        passed = _without_named(passed, named)
     if status == 204 or status == 304:  # noqa: PLR1714
         # RFC 9110 §8.6: no length in a 204. A length in a 304 is that of another message; servers wait for its bytes.
         passed = [field for field in passed if field[0] != b"content-length"]
+    elif status == 205:
+        # RFC 9110 §15.3.6: a server must not generate content in a 205.
+        passed = [field for field in passed if field[0] != b"content-length"]
+        passed.append((b"content-length", b"0"))
     return passed

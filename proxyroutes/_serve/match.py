@@ -236,8 +236,10 @@ def raw_path_of(scope: Scope) -> bytes:
         return quote_from_bytes(
             scope["path"].encode("utf-8", "surrogateescape"), safe="/!$&'()*+,;=:@~"
         ).encode()
-    # Some servers and test clients leave the query on it.
-    return bytes(raw_path).partition(b"?")[0]
+    if b"?" in raw_path:
+        # Some servers and test clients leave the query on it.
+        raw_path = raw_path.partition(b"?")[0]
+    return bytes(raw_path)
 
 
 def route_start(parts: Sequence[bytes], root_path: str) -> int:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Capture", "Plan"]
 
+
 @frozen
 class Capture:
     """A parameter of a template and where it stands.

@@ -111,7 +111,10 @@ class Answer:
                 {"type": "http.response.start", "status": self.status, "headers": self.fields}
             )
             exchange.status = self.status
-            if upstream.complete:
+            if self.status == 205:
+                # Whatever the upstream sent after it is not content; its connection is closed.
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+            elif upstream.complete:
                 content = upstream.take()
                 exchange.response_bytes = len(content)
                 await send({"type": "http.response.body", "body": content, "more_body": False})

@@ -15,12 +15,13 @@ from typing import Any, cast
 import httptools
 from typing_extensions import override
 
-from proxyroutes.exceptions import GatewayError, Stage, UpstreamProtocolError
+from proxyroutes.exceptions import GatewayError, Side, Stage, UpstreamProtocolError
 from proxyroutes.transports._head import MAX_FIELDS, MAX_HEAD_BYTES
 from proxyroutes.typing import Attempt, Fields
 
 __all__ = ["Http1Connection", "Http1Response"]
 
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 HIGH_WATER_BYTES = 128 * 1024
 """Bytes of a body that are kept before reading from the upstream is paused."""
 MAX_INFORMATIONAL = 16
@@ -107,6 +108,8 @@ class Http1Response:
         content = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         self._chunks = []
         self._size = 0
+        if self._connection is not None:
+            self._connection.resume_reading()
         return content
 
     async def read(self) -> bytes:
@@ -120,15 +123,20 @@ class Http1Response:
                 raise self.error
             if self.ended:
                 return b""
-            self._waiter = cast("Http1Connection", self._connection).loop.create_future()
+            connection = self._connection
+            if connection is None:
+                raise UpstreamProtocolError(
+                    "the exchange was abandoned",
+                    stage=Stage.RESPONSE_BODY,
+                    side=Side.GATEWAY,
+                    sent=True,
+                )
+            self._waiter = connection.loop.create_future()
             try:
                 await self._waiter
             finally:
                 self._waiter = None
-        content = self.take()
-        if self._connection is not None:
-            self._connection.resume_reading()
-        return content
+        return self.take()
 
     def abort(self) -> None:
         """Let go: the connection is closed unless everything was read and it is back in its pool."""
@@ -136,6 +144,7 @@ class Http1Response:
         if connection is not None:
             connection.abandon(self)
             self.detach()
+            self.wake()
 
     def detach(self) -> None:
         """The connection belongs to somebody else from here on."""
@@ -159,7 +168,7 @@ class Http1Response:
 
     def fail(self, error: BaseException) -> None:
         """End it with an error; the first one counts."""
-        if self.error is None and not self.ended:
+        if self.error is None and not (self.ended and self.head_waiter.done()):
             self.error = error
             if not self.head_waiter.done():
                 self.head_waiter.set_exception(error)
@@ -398,11 +407,13 @@ class Http1Connection(asyncio.Protocol):
         response.status = status
         response.started = True
         for name, value in response.fields:
+            if name not in _FRAMING:
+                continue
             if name == b"transfer-encoding":
                 if response.chunked or value.lower() != b"chunked":
                     raise UpstreamProtocolError("Transfer-Encoding is not chunked alone")
                 response.chunked = True
-            elif name == b"content-length":
+            else:
                 response.length_known = True
         if response.is_head:
             response.ended = True

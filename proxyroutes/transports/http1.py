@@ -182,7 +182,8 @@ class BoundHttp1Transport:
         attempt.enter(Stage.REQUEST_BODY)
         response = connection.begin(raw, attempt, is_head=method == b"HEAD", has_body=True)
         pump = self._loop.create_task(
-            _pump(connection, response, body, attempt), name="proxyroutes-request-body"
+            _pump(connection, response, body, _length(head, body), attempt),
+            name="proxyroutes-request-body",
         )
         response.pump = pump
         self._pumps.add(pump)
@@ -213,6 +214,11 @@ def _is_unseen(
     )
 
 
+def _length(head: ForwardedHead, body: Body) -> int | None:
+    """Bytes of the content, or None where it is sent chunked."""
+    return body.content_length if head.content_length is None else head.content_length
+
+
 def encode_head(head: ForwardedHead, body: Body | None, destination: Endpoint) -> bytes:
     """The bytes of a request's head.
 
@@ -230,9 +236,7 @@ def encode_head(head: ForwardedHead, body: Body | None, destination: Endpoint) -
         lines.append(b"\r\n")
     else:
         extra = 4
-        length = head.content_length
-        if length is None:
-            length = body.content_length
+        length = _length(head, body)
         if length is None:
             lines.append(b"transfer-encoding: chunked\r\n\r\n")
         else:
@@ -245,10 +249,13 @@ def encode_head(head: ForwardedHead, body: Body | None, destination: Endpoint) -
 
 
 async def _pump(
-    connection: Http1Connection, response: Http1Response, body: Body, attempt: Attempt
+    connection: Http1Connection,
+    response: Http1Response,
+    body: Body,
+    length: int | None,
+    attempt: Attempt,
 ) -> None:
     """Send a request's content as it comes, as fast as the upstream takes it."""
-    length = body.content_length
     sent = 0
     try:
         while True:

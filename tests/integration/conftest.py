@@ -5,8 +5,10 @@ import contextlib
 import logging
 
 import pytest
+import uvicorn.server
 
 from proxyroutes.transports import Http1Transport, HttpxTransport
+from tests.integration.apps import echo_origin, serve_app
 from tests.integration.support import eventually, open_gateway
 
 TRANSPORTS = [
@@ -17,6 +19,25 @@ TRANSPORTS = [
 
 SENDS_WHOLE_BODY_FIRST = {HttpxTransport}
 """Those that read no response before the request was sent whole."""
+
+
+class _Impatient:
+    """asyncio as the server sees it: its pauses of a tenth of a second are a hundred times shorter."""
+
+    def __getattr__(self, name):
+        return getattr(asyncio, name)
+
+    async def sleep(self, seconds):
+        """Wait, but not for long."""
+        await asyncio.sleep(seconds / 100)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_stops():
+    """Stop servers without their fixed pause, that hundreds of tests would wait for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(uvicorn.server, "asyncio", _Impatient())
+        yield
 
 
 @pytest.fixture(scope="session", params=["h11", "httptools"])
@@ -68,4 +89,44 @@ async def serve(request, transport, caplog):
         errors = [record for record in errors if not record.name.startswith("uvicorn")]
 
     assert [] == errors
+    assert [] == unhandled
+
+
+@pytest.fixture
+async def echo():
+    """An origin that answers every request with what it was; the test ends by asserting that it did not fail."""
+    async with echo_origin() as origin:
+        yield origin
+
+    assert [] == origin.errors
+
+
+def foreign_tasks():
+    """Tasks that are neither the test's own nor an origin's."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    return [task for task in tasks if not task.get_name().startswith("scripted origin")]
+
+
+@pytest.fixture
+async def serving(caplog):
+    """Start applications.
+
+    The test ends by asserting that no task is left, no exception was unhandled, and nothing but what the test allows
+    was logged as an error.
+    """
+    caplog.set_level(logging.INFO)
+    unhandled = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
+    allowed = []
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start(app, *, errors=(), **options):
+            allowed.extend(errors)
+            return await stack.enter_async_context(serve_app(app, **options))
+
+        yield start
+    await eventually(lambda: not foreign_tasks())
+    errors = [record for record in caplog.get_records("call") if record.levelno >= logging.ERROR]
+
+    assert [] == [record.getMessage() for record in errors if record.name not in allowed]
     assert [] == unhandled

@@ -28,6 +28,14 @@ one_transport = pytest.mark.parametrize(
 """For tests of what does not depend on the transport."""
 
 
+def xfail_with(
+    request: pytest.FixtureRequest, transport: object, broken: object, reason: str
+) -> None:
+    """Say that a test is known to fail with one transport."""
+    if transport is broken:
+        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+
+
 async def eventually(claim: Callable[[], Any]) -> None:
     """Wait until a claim is true."""
     end = time.monotonic() + DEADLINE
@@ -83,7 +91,10 @@ class RawClient:
         async with asyncio.timeout(DEADLINE):
             head = await self.reader.readuntil(b"\r\n\r\n")
         status_line, *lines = head[:-4].split(b"\r\n")
-        fields = [(name.lower(), value.strip()) for name, _, value in (line.partition(b":") for line in lines)]
+        fields = [
+            (name.lower(), value.strip())
+            for name, _, value in (line.partition(b":") for line in lines)
+        ]
         return Reply(int(status_line.split(b" ")[1]), fields)
 
     async def read_reply(self, method: str = "GET") -> Reply:
@@ -177,7 +188,7 @@ class Gateway:
 
     async def get(self, target: str = "/", *lines: str, method: str = "GET") -> Reply:
         """Send a request without content over a new connection and read the response."""
-        return await self.ask(request(target, *lines, method=method), method)
+        return await self.ask(make_request(target, *lines, method=method), method)
 
     async def wait_for_record(self, count: int = 1) -> Exchange:
         """Wait until so many exchanges have ended, and give the last one's record."""
@@ -194,7 +205,7 @@ class Gateway:
         )
 
 
-def request(target: str = "/", *lines: str, method: str = "GET", body: str = "") -> bytes:
+def make_request(target: str = "/", *lines: str, method: str = "GET", body: str = "") -> bytes:
     """Make a request; the lines are its fields beside ``Host``."""
     head = [f"{method} {target} HTTP/1.1", "Host: gateway.test", *lines]
     return ("\r\n".join(head) + "\r\n\r\n" + body).encode("latin-1")
@@ -203,7 +214,10 @@ def request(target: str = "/", *lines: str, method: str = "GET", body: str = "")
 def forwarded_fields(received: bytes) -> Fields:
     """The field lines of the request that an origin has got, names in lower case."""
     lines = bytes(received).partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]
-    return [(name.lower(), value.strip()) for name, _, value in (line.partition(b":") for line in lines)]
+    return [
+        (name.lower(), value.strip())
+        for name, _, value in (line.partition(b":") for line in lines)
+    ]
 
 
 def values_of(received: bytes, name: str) -> list[bytes]:

@@ -87,6 +87,11 @@ any      /<path>        rest   [::1]:9002      http://[::1]:9002      -         
 """
 
 
+def line_of(text):
+    """The number of the first line with this text."""
+    return GATEWAY[: GATEWAY.index(text)].count("\n") + 1
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
     """Run the command in this process, in a directory with the module ``shop_gateway``."""
@@ -146,8 +151,8 @@ def test_a_build_error_is_printed_as_it_reads(run, tmp_path, place):
     lines = error.splitlines()
     starts = [
         "proxyroutes: the gateway cannot be built (2)",
-        f"  - {tmp_path}/shop_gateway.py:28: unknown converter 'pth'; did you mean 'path'?",
-        f"  - {tmp_path}/shop_gateway.py:31: upstream: ",
+        f"  - {tmp_path}/shop_gateway.py:{line_of('/users/<pth')}: unknown converter 'pth'; did you mean 'path'?",
+        f"  - {tmp_path}/shop_gateway.py:{line_of('/orders')}: upstream: ",
     ]
     actual = [line[: len(start)] for line, start in zip(lines, starts, strict=True)]
 
@@ -166,16 +171,14 @@ def test_a_build_error_is_printed_as_it_reads(run, tmp_path, place):
         ("json:zzz", "json has no 'zzz'"),
         (
             "shop_gatway:app",
-            "no module 'shop_gatway' in the current directory and on sys.path; "
-            "did you mean 'shop_gateway'?",
+            (
+                "no module 'shop_gatway' in the current directory and on sys.path; "
+                "did you mean 'shop_gateway'?"
+            ),
         ),
         ("qqqq:app", "no module 'qqqq' in the current directory and on sys.path"),
         ("xml.domm:app", "no module 'xml.domm' in package 'xml'; did you mean 'xml.dom'?"),
         ("json.x.y:app", "no module 'json.x' in package 'json'"),
-        (
-            "this_gateway.x:app",
-            "no module 'this_gateway' in the current directory and on sys.path",
-        ),
         ("shop_gateway.x:app", "no module 'shop_gateway.x' in package 'shop_gateway'"),
         ("shop_gateway", "write MODULE:ATTR, such as shop_gateway:app, not 'shop_gateway'"),
         (
@@ -187,23 +190,31 @@ def test_a_build_error_is_printed_as_it_reads(run, tmp_path, place):
         (":proxy", "write MODULE:ATTR, such as gateway:proxy, not ':proxy'"),
         (
             "shop_gateway:number",
-            "shop_gateway:number is of type 'int': "
-            "a Proxy, an app or a function that makes one is meant",
+            (
+                "shop_gateway:number is of type 'int': "
+                "a Proxy, an app or a function that makes one is meant"
+            ),
         ),
         (
             "shop_gateway:make_for",
-            "shop_gateway:make_for cannot be called without arguments: "
-            "missing a required argument: 'name'",
+            (
+                "shop_gateway:make_for cannot be called without arguments: "
+                "missing a required argument: 'name'"
+            ),
         ),
         (
             "shop_gateway:make_late",
-            "shop_gateway:make_late returned 'coroutine': "
-            "a function that makes a Proxy or an app is meant",
+            (
+                "shop_gateway:make_late returned 'coroutine': "
+                "a function that makes a Proxy or an app is meant"
+            ),
         ),
         (
             "shop_gateway:make_text",
-            "shop_gateway:make_text returned 'str': "
-            "a function that makes a Proxy or an app is meant",
+            (
+                "shop_gateway:make_text returned 'str': "
+                "a function that makes a Proxy or an app is meant"
+            ),
         ),
     ],
 )
@@ -221,8 +232,10 @@ def test_an_app_without_gateway_routes_is_a_failure(run):
     assert (
         1,
         "",
-        "proxyroutes: shop_gateway:bare has no gateway route: "
-        "declare one, and include proxy.build_router() in the app\n",
+        (
+            "proxyroutes: shop_gateway:bare has no gateway route: "
+            "declare one, and include proxy.build_router() in the app\n"
+        ),
     ) == actual
 
 

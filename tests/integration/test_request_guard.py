@@ -10,9 +10,9 @@ from proxyroutes.testing import Close, ReadHead, ReadUntil, ScriptedOrigin
 from tests.integration.support import (
     OK,
     eventually,
+    make_request,
     one_transport,
     open_gateway,
-    request,
     target_of,
     values_of,
 )
@@ -23,7 +23,9 @@ END = b"\r\n\r\n"
 
 def row(requirement, name, *values):
     """Make a row of a table."""
-    return pytest.param(*values, id=f"{requirement}-{name}", marks=pytest.mark.requirement(requirement))
+    return pytest.param(
+        *values, id=f"{requirement}-{name}", marks=pytest.mark.requirement(requirement)
+    )
 
 
 def with_fields(*lines, method=b"GET", target=b"/", version=b"1.1", body=b""):
@@ -55,9 +57,19 @@ CHUNKED_BODY = b"3\r\nabc\r\n0\r\n\r\n"
 REFUSED = [
     row("S-01", "length-and-coding", post(CL3, CHUNKED, body=CHUNKED_BODY), 400),
     row("S-01", "coding-and-length", post(CHUNKED, CL3, body=CHUNKED_BODY), 400),
-    row("S-01", "zero-length-and-coding", post(b"Content-Length: 0", CHUNKED, body=CHUNKED_BODY), 400),
+    row(
+        "S-01",
+        "zero-length-and-coding",
+        post(b"Content-Length: 0", CHUNKED, body=CHUNKED_BODY),
+        400,
+    ),
     row("S-02", "gzip-chunked", post(b"Transfer-Encoding: gzip, chunked", body=CHUNKED_BODY), 400),
-    row("S-02", "chunked-identity", post(b"Transfer-Encoding: chunked, identity", body=CHUNKED_BODY), 400),
+    row(
+        "S-02",
+        "chunked-identity",
+        post(b"Transfer-Encoding: chunked, identity", body=CHUNKED_BODY),
+        400,
+    ),
     row("S-02", "xchunked", post(b"Transfer-Encoding: xchunked", body=CHUNKED_BODY), 400),
     row("S-02", "identity", post(b"Transfer-Encoding: identity"), 400),
     row("S-02", "empty-element", post(b"Transfer-Encoding: ,chunked", body=CHUNKED_BODY), 400),
@@ -65,7 +77,12 @@ REFUSED = [
     row("S-02", "vertical-tab", post(b"Transfer-Encoding: \x0bchunked", body=CHUNKED_BODY), 400),
     row("S-02", "no-break-space", post(b"Transfer-Encoding: \xa0chunked", body=CHUNKED_BODY), 400),
     row("S-02", "quoted", post(b'Transfer-Encoding: "chunked"', body=CHUNKED_BODY), 400),
-    row("S-02", "http-1.0", with_fields(CHUNKED, method=b"POST", version=b"1.0", body=CHUNKED_BODY), 400),
+    row(
+        "S-02",
+        "http-1.0",
+        with_fields(CHUNKED, method=b"POST", version=b"1.0", body=CHUNKED_BODY),
+        400,
+    ),
     row("S-03", "plus", post(b"Content-Length: +3"), 400),
     row("S-03", "minus", post(b"Content-Length: -3"), 400),
     row("S-03", "hex", post(b"Content-Length: 0x3"), 400),
@@ -134,8 +151,18 @@ REFUSED = [
     row("H-37", "unknown-expectation", post(CL3, b"Expect: a-miracle"), 417),
     row("H-46", "target-too-long", with_target(b"/" + b"a" * 17_000), 414),
     row("H-46", "query-too-long", with_target(b"/?" + b"a" * 17_000), 414),
-    row("H-46", "too-many-fields", with_fields(*[b"X-%d: y" % number for number in range(100)]), 431),
-    row("H-46", "too-large-fields", with_fields(*[b"X-%d: " % number + b"y" * 8_000 for number in range(5)]), 431),
+    row(
+        "H-46",
+        "too-many-fields",
+        with_fields(*[b"X-%d: y" % number for number in range(100)]),
+        431,
+    ),
+    row(
+        "H-46",
+        "too-large-fields",
+        with_fields(*[b"X-%d: " % number + b"y" * 8_000 for number in range(5)]),
+        431,
+    ),
 ]
 
 
@@ -180,7 +207,7 @@ async def test_a_connection_is_closed_after_a_refusal(guarded, raw, status):
     gateway, origin = guarded
     asked = origin.connections
     client = await gateway.connect()
-    reply = await client.ask(raw + request("/second"))
+    reply = await client.ask(raw + make_request("/second"))
     rest = await client.read_rest()
 
     assert reply.status in {status, 400}
@@ -222,7 +249,7 @@ PASSED = [
     row("H-01", "escapes", with_target(b"/a%2Fb%2fc/%41?x=%2f%2F"), b"/a%2Fb%2fc/%41?x=%2f%2F"),
     row("H-01", "plus-and-semicolon", with_target(b"/a+b;c=d?e+f;g"), b"/a+b;c=d?e+f;g"),
     row("H-01", "empty-segments", with_target(b"//a///b//"), b"//a///b//"),
-    row("H-01", "brackets", with_target(b"/[a]{b}|c^`\"<>?[d]{e}|"), b"/[a]{b}|c^`\"<>?[d]{e}|"),
+    row("H-01", "brackets", with_target(b'/[a]{b}|c^`"<>?[d]{e}|'), b'/[a]{b}|c^`"<>?[d]{e}|'),
     row("H-01", "question-marks", with_target(b"/a?b?c??"), b"/a?b?c??"),
     row("H-01", "8000-octets", with_target(b"/" + b"a" * 8_000), b"/" + b"a" * 8_000),
     row("H-01", "utf-8", with_target(b"/caf%C3%A9/%E2%82%AC"), b"/caf%C3%A9/%E2%82%AC"),
@@ -256,7 +283,9 @@ async def test_a_double_slash_behind_a_rewritten_prefix_stays_a_path(serve, http
         await gateway.get("/api//evil.test/x")
 
         assert b"//evil.test/x" == target_of(origin.requests[0])
-        assert [origin.url.removeprefix("http://").encode()] == values_of(origin.requests[0], "host")
+        assert [origin.url.removeprefix("http://").encode()] == values_of(
+            origin.requests[0], "host"
+        )
 
 
 @pytest.mark.requirement("H-02")
@@ -308,7 +337,10 @@ async def test_connect_is_never_forwarded(serve, http):
 
 
 @pytest.mark.requirement("H-03")
-@pytest.mark.xfail(strict=True, reason="the router answers 400 to every target without a slash, before it looks at the method")
+@pytest.mark.xfail(
+    strict=True,
+    reason="the router answers 400 to every target without a slash, before it looks at the method",
+)
 @one_transport
 async def test_connect_is_answered_405(serve):
     """A client that asks for a tunnel is told that it is the method that is refused."""
@@ -334,7 +366,13 @@ async def test_an_asterisk_is_no_path(serve, http):
 @pytest.mark.requirement("S-06")
 @pytest.mark.parametrize(
     "line",
-    ["X_Forwarded_For: 1.2.3.4", "Transfer_Encoding: chunked", "Content_Length: 7", "X_User: admin", "X-Forwarded_Host: evil"],
+    [
+        "X_Forwarded_For: 1.2.3.4",
+        "Transfer_Encoding: chunked",
+        "Content_Length: 7",
+        "X_User: admin",
+        "X-Forwarded_Host: evil",
+    ],
 )
 async def test_a_name_with_an_underscore_that_reads_like_one_of_ours_is_dropped(serve, http, line):
     """An application that takes ``_`` for ``-`` is not told a second value of what the gateway says."""

@@ -12,6 +12,7 @@ URL = "http://127.0.0.1:9001"
 
 
 async def login() -> str:
+    """A dependency that is a function."""
     return "ann"
 
 
@@ -157,17 +158,18 @@ def test_a_dependency_is_named_once():
 
 
 def test_nested_routers_and_mounted_apps_are_looked_into():
-    """Wherever a route is served from, its row has the whole path."""
+    """Wherever a route is served from, its row has the whole path; a router's own prefix is not put before a mount."""
     outer = APIRouter(prefix="/outer")
     outer.include_router(declare("/one").build_router(prefix="/inner"))
     mounted = FastAPI()
     mounted.include_router(declare("/two").build_router())
+    outer.mount("/mounted", mounted)
     app = FastAPI()
-    app.include_router(outer)
+    app.include_router(outer, prefix="/v1")
     app.mount("/mounted", mounted)
     actual = cells(app.routes, "path")
 
-    assert ["/outer/inner/one", "/mounted/two"] == actual
+    assert ["/v1/outer/inner/one", "/v1/mounted/two", "/mounted/two"] == actual
 
 
 def test_routes_of_others_are_left_out():

@@ -189,7 +189,6 @@ def test_the_prefix_that_the_upstream_does_not_see_is_told(path, rewrite, raw_pa
         pytest.param({"root_path": "/root"}, b"/x", id="servers-root-goes"),
         pytest.param({"root_path": "/root", "app_root_path": ""}, b"/root/x", id="a-mount-stays"),
         pytest.param({"root_path": "/other"}, b"/root/x", id="another-root"),
-        pytest.param({"root_path": "/root/x"}, b"/root/x", id="the-whole-path"),
     ],
 )
 def test_a_root_that_the_server_put_in_front_is_not_forwarded(scope, expected):

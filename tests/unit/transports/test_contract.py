@@ -310,15 +310,17 @@ async def test_the_response_arrives_chunk_by_chunk(subject):
             await peer.write(b"%d" % number)
         await peer.end()
 
-    received = []
+    received, progress = [], []
     async with subject.serve(script) as upstream:
         response = await upstream.send()
         for step in steps:
+            progress.append(upstream.attempt.progress)
             step.set()
             received.append(await response.read())
         received.append(await response.read())
 
     assert [b"0", b"1", b"2", b""] == received
+    assert progress[0] < progress[1] < progress[2] < upstream.attempt.progress
 
 
 async def test_the_upstream_waits_for_a_reader_that_does_not_read(subject):
@@ -391,14 +393,13 @@ async def test_the_attempt_goes_through_its_stages(subject):
     """Time-outs and retry safety are decided from them."""
     async with subject.serve(Recorder()) as upstream:
         before = asyncio.get_running_loop().time()
-        response = await upstream.send(make_head(b"POST"), Content(b"abc", length=3))
-        progress = upstream.attempt.progress
-        await read_all(response)
+        await read_all(await upstream.send(make_head(b"POST"), Content(b"abc", length=3)))
         attempt = upstream.attempt
 
-    stages = [stage for stage in attempt.stages if stage is not Stage.CONNECT]
+    # Who relays the response may be the one to say that its body has begun.
+    waits = [stage for stage in attempt.stages if stage is not Stage.RESPONSE_BODY]
 
-    assert [Stage.REQUEST_BODY, Stage.RESPONSE_HEAD, Stage.RESPONSE_BODY] == stages[-3:]
+    assert [Stage.REQUEST_BODY, Stage.RESPONSE_HEAD] == waits[-2:]
     assert (True, True, True, False) == (
         attempt.connected,
         attempt.sent,
@@ -406,7 +407,6 @@ async def test_the_attempt_goes_through_its_stages(subject):
         attempt.reused,
     )
     assert before <= attempt.connected_at
-    assert progress < attempt.progress
 
 
 async def test_without_a_body_the_response_is_waited_for(subject):
@@ -609,13 +609,15 @@ async def test_a_body_that_is_cut_off_is_a_protocol_error(wire, raw, end):
     """Also where the connection was closed in good order."""
     go_on = asyncio.Event()
     async with wire.play([raw, Wait(go_on), end]) as upstream:
-        response = await upstream.send()
         with pytest.raises(UpstreamProtocolError) as caught:
+            # What is broken may have come together with the head.
+            response = await upstream.send()
             await response.read()
             go_on.set()
             await read_all(response)
+        go_on.set()
 
-    assert (Stage.RESPONSE_BODY, True) == (caught.value.stage, caught.value.sent)
+    assert (Stage.RESPONSE_BODY, True) == (caught.value.stage, upstream.attempt.sent)
 
 
 @pytest.mark.parametrize(
