@@ -145,7 +145,12 @@ def _check_websocket(spec: WebSocketSpec, template: Template | None, problems: _
         problems.add(DeclarationError(text), location)
     origins = spec.options["allowed_origins"]
     if isinstance(origins, str):
-        problems.add(DeclarationError(f"allowed_origins: a list is meant, not one string: write [{origins!r}]"), location)
+        problems.add(
+            DeclarationError(
+                f"allowed_origins: a list is meant, not one string: write [{origins!r}]"
+            ),
+            location,
+        )
     problems.extend(_check_timeouts(spec.options["timeouts"]), location)
 
 
@@ -176,7 +181,9 @@ def _compile_route(
         name=spec.name or spec.facts.name,
         order=order,
         template=template.text,
-        literals=tuple(None if segment.name is not None else segment.literal for segment in template.segments),
+        literals=tuple(
+            None if segment.name is not None else segment.literal for segment in template.segments
+        ),
         captures=_captures(template.segments),
         methods=methods,
         allow=(b"allow", ", ".join(sorted(methods or ())).encode("ascii")),
@@ -230,7 +237,12 @@ def _pieces(segments: Sequence[Segment], names: Sequence[str]) -> tuple[bytes | 
 
 
 def _inverse(segments: Sequence[Segment], names: Sequence[str]) -> tuple[bytes | int, ...] | None:
-    """Decoded literals and numbers of captures, a rest as its complement; None if a capture is missing or repeated."""
+    """Decoded literals and numbers of captures, a rest as its complement.
+
+    None if a capture is missing or repeated, or stands behind a rest: then there is no one way back.
+    """
+    if any(segment.is_rest for segment in segments[:-1]):
+        return None
     used = [segment.name for segment in segments if segment.name is not None]
     if sorted(used) != sorted(names):
         return None
@@ -258,9 +270,15 @@ def _check_values(spec: RouteSpec) -> list[DeclarationError]:
     """One-route mistakes that need no template."""
     found = [DeclarationError(text) for text in spec.problems]
     if spec.not_yet:
-        found.append(DeclarationError(f"{', '.join(spec.not_yet)}: not in this release; remove it"))
+        found.append(
+            DeclarationError(f"{', '.join(spec.not_yet)}: not in this release; remove it")
+        )
     if spec.facts.is_generator:
-        found.append(StubError(f"stub {spec.facts.name!r} is a generator: return a StreamingResponse instead of yielding"))
+        found.append(
+            StubError(
+                f"stub {spec.facts.name!r} is a generator: return a StreamingResponse instead of yielding"
+            )
+        )
     found.extend(
         DeclarationError(f"identity_headers: not a field name: {name!r}")
         for name in _texts(spec.identity_headers)
@@ -270,10 +288,16 @@ def _check_values(spec: RouteSpec) -> list[DeclarationError]:
         found.append(DeclarationError(f"location is 'rewrite' or 'keep', not {spec.location!r}"))
     limit: Any = spec.max_body_bytes
     if limit is not None and (not isinstance(limit, int) or limit < 0):
-        found.append(DeclarationError(f"max_body_bytes is a number of bytes from 0 up: {spec.max_body_bytes!r}"))
+        found.append(
+            DeclarationError(
+                f"max_body_bytes is a number of bytes from 0 up: {spec.max_body_bytes!r}"
+            )
+        )
     found.extend(_check_timeouts(spec.timeouts))
     if spec.forwarding is not None and not isinstance(spec.forwarding, Forwarding):
-        found.append(DeclarationError(f"forwarding is a Forwarding value, not {spec.forwarding!r}"))
+        found.append(
+            DeclarationError(f"forwarding is a Forwarding value, not {spec.forwarding!r}")
+        )
     if spec.host not in {"destination", "preserve"}:
         found.extend(_check_literal_host(spec.host))
     return found
@@ -282,7 +306,9 @@ def _check_values(spec: RouteSpec) -> list[DeclarationError]:
 def _check_timeouts(timeouts: Any) -> list[DeclarationError]:
     if timeouts is None or isinstance(timeouts, Timeouts):
         return []
-    return [DeclarationError(f"timeouts is a Timeouts value: write Timeouts(first_byte={timeouts!r})")]
+    return [
+        DeclarationError(f"timeouts is a Timeouts value: write Timeouts(first_byte={timeouts!r})")
+    ]
 
 
 def _check_literal_host(host: Any) -> list[DeclarationError]:
@@ -292,7 +318,9 @@ def _check_literal_host(host: Any) -> list[DeclarationError]:
     try:
         check_host(host.encode("ascii"))
     except (AttributeError, UnicodeEncodeError, ClientRequestError):
-        return [DeclarationError(f"host is 'destination', 'preserve' or a literal host, not {host!r}")]
+        return [
+            DeclarationError(f"host is 'destination', 'preserve' or a literal host, not {host!r}")
+        ]
     return []
 
 
@@ -302,10 +330,15 @@ def _read_methods(spec: RouteSpec, problems: _Problems) -> frozenset[str] | None
     if methods is None:
         return None
     if not isinstance(methods, tuple):
-        problems.add(DeclarationError(f"methods: a list is meant, not one value: write [{methods!r}]"), location)
+        problems.add(
+            DeclarationError(f"methods: a list is meant, not one value: write [{methods!r}]"),
+            location,
+        )
         return None
     if not methods:
-        problems.add(DeclarationError("methods is empty: leave it out to serve every method"), location)
+        problems.add(
+            DeclarationError("methods is empty: leave it out to serve every method"), location
+        )
     for method in methods:
         if not isinstance(method, str):
             problems.add(DeclarationError(f"a method is a string: {method!r}"), location)
@@ -324,7 +357,12 @@ def _check_method(method: str, problems: _Problems, location: str) -> None:
         problems.add(DeclarationError(f"methods: {error.detail}: {method!r}"), location)
         return
     if method not in _USUAL and method.upper() in _USUAL:
-        problems.add(DeclarationError(f"a method's case counts (RFC 9110 §9.1): write {method.upper()!r}, not {method!r}"), location)
+        problems.add(
+            DeclarationError(
+                f"a method's case counts (RFC 9110 §9.1): write {method.upper()!r}, not {method!r}"
+            ),
+            location,
+        )
 
 
 # Upstreams.
@@ -356,7 +394,8 @@ def _to_pool(upstream: Any, spec: RouteSpec | WebSocketSpec) -> UpstreamPool | C
         return UpstreamPool(urlsplit(destination.url).netloc, [destination])
     if isinstance(upstream, list | tuple):
         pool_name = ",".join(
-            urlsplit(item.url if isinstance(item, Destination) else str(item)).netloc for item in upstream
+            urlsplit(item.url if isinstance(item, Destination) else str(item)).netloc
+            for item in upstream
         )
         return UpstreamPool(pool_name, upstream)
     if callable(upstream):
@@ -378,7 +417,9 @@ def _is_asgi(value: Callable[..., Any]) -> bool:
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     required = [one for one in parameters if one.kind in positional and one.default is one.empty]
     if len(required) not in {1, 3}:
-        raise TypeError(f"a callable takes a ForwardedRequest, an ASGI app scope, receive and send: {value!r} takes {len(required)}")
+        raise TypeError(
+            f"a callable takes a ForwardedRequest, an ASGI app scope, receive and send: {value!r} takes {len(required)}"
+        )
     return len(required) == 3
 
 
@@ -388,7 +429,9 @@ def _to_chooser(choose: Callable[..., Any]) -> Chooser:
         if inspect.isawaitable(result):
             result = await result
         if not isinstance(result, UpstreamPool):
-            raise TypeError(f"the callable given as upstream= returns an UpstreamPool, not {result!r}")
+            raise TypeError(
+                f"the callable given as upstream= returns an UpstreamPool, not {result!r}"
+            )
         return result
 
     return chosen
@@ -408,7 +451,9 @@ def _check_hidden(routes: Sequence[tuple[RouteSpec, Plan, Template]], problems: 
         for earlier_spec, earlier, earlier_template in rivals:
             if not earlier_template.covers(template):
                 continue
-            same = template.covers(earlier_template) and _methods_meet(earlier.methods, plan.methods)
+            same = template.covers(earlier_template) and _methods_meet(
+                earlier.methods, plan.methods
+            )
             if not same and not _methods_cover(earlier.methods, plan.methods):
                 continue
             problem = "repeats" if same else "can never be reached: it is wholly hidden by"

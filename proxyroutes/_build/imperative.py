@@ -56,23 +56,28 @@ class UrlPools:
         pool = self._pools.get(origin)
         if pool is None:
             # A socket's path is decoded in its origin.
-            plain = origin if destination.socket_path is None else f"http+unix://{urlsplit(url).netloc}"
+            plain = (
+                origin
+                if destination.socket_path is None
+                else f"http+unix://{urlsplit(url).netloc}"
+            )
             pool = UpstreamPool(origin, [plain])
             pool.adopt(self._defaults.monitor)
+            oldest = self._take_oldest()
             self._pools[origin] = pool
-            await self._evict()
-        self._pools.move_to_end(origin)
+            if oldest is not None:
+                await oldest.close()
+        else:
+            self._pools.move_to_end(origin)
         return pool, destination.base_path.encode("ascii")
 
-    async def _evict(self) -> None:
-        """Close the pool that was not used for the longest time, unless it is in use."""
-        if len(self._pools) <= _MAX_URL_POOLS:
-            return
-        for origin, pool in self._pools.items():
-            if not pool.in_use():
-                del self._pools[origin]
-                await pool.close()
-                return
+    def _take_oldest(self) -> UpstreamPool | None:
+        """Make room: give up the pool that was not used for the longest time and is not in use."""
+        if len(self._pools) < _MAX_URL_POOLS:
+            return None
+        unused = (origin for origin, pool in self._pools.items() if not pool.in_use())
+        oldest = next(unused, None)
+        return None if oldest is None else self._pools.pop(oldest)
 
     async def close(self) -> None:
         """Close every pool on the running loop."""
@@ -131,10 +136,16 @@ async def forward(
         own = None if body is None else _own_content(body, head)
         _edit(head, base_path=base_path, path=path, method=method, forward_query=forward_query)
         _edit_fields(head, headers, extra_headers)
-        if own is not None and own[1] is not None and not any(name == b"content-type" for name, _ in head.fields):
+        if (
+            own is not None
+            and own[1] is not None
+            and not any(name == b"content-type" for name, _ in head.fields)
+        ):
             head.fields.append((b"content-type", own[1]))
         state = pool.state()
-        exchange = open_exchange(plan, state, head.method.decode("ascii"), request.receive, timeouts)
+        exchange = open_exchange(
+            plan, state, head.method.decode("ascii"), request.receive, timeouts
+        )
         exchange.attach()
         content: Body | None
         if own is None:
@@ -145,7 +156,9 @@ async def forward(
         else:
             content = IteratedBody(exchange, aiter(own[0]))
         head.content_length = None if content is None else content.content_length
-        answer = await attempts(exchange, state, head, content, timeouts or timeouts_of(plan, state))
+        answer = await attempts(
+            exchange, state, head, content, timeouts or timeouts_of(plan, state)
+        )
         answer.prepare(plan, None)
     except (ClientLeft, ClientDisconnect):
         if exchange is not None:
@@ -160,7 +173,7 @@ async def forward(
         if exchange is not None:
             exchange.end()
         raise
-    return RelayResponse(answer)
+    return RelayResponse(answer, received=scope["method"], forwarded=head.method)
 
 
 async def _received_body(
@@ -172,7 +185,9 @@ async def _received_body(
         exchange.may_watch = True
         return BufferedBody(known) if known or received.content_length is not None else None
     if getattr(request, "_stream_consumed", False):
-        raise RuntimeError("the endpoint has consumed the request's stream: give its content as body=")
+        raise RuntimeError(
+            "the endpoint has consumed the request's stream: give its content as body="
+        )
     return await read_body(exchange, plan, request.scope, received)
 
 
@@ -208,7 +223,9 @@ def _edit(
             check_method(method)
             head.method = method.encode("ascii")
     except ClientRequestError as error:
-        raise ValueError(f"cannot be forwarded: {error.detail}: path={path!r} method={method!r}") from error
+        raise ValueError(
+            f"cannot be forwarded: {error.detail}: path={path!r} method={method!r}"
+        ) from error
     head.target = base_path + raw_path + (b"?" + query if query else b"")
 
 
@@ -216,15 +233,26 @@ def _pairs(values: FieldValues) -> list[tuple[str, str]]:
     return list(values.items()) if isinstance(values, Mapping) else list(values)
 
 
-def _edit_fields(head: ForwardedHead, headers: FieldValues | None, extra: FieldValues | None) -> None:
+def _edit_fields(
+    head: ForwardedHead, headers: FieldValues | None, extra: FieldValues | None
+) -> None:
     """Write fields instead of, and beside, the client's.
 
     Raises:
         ValueError: If one cannot be sent.
     """
     if headers is not None:
-        ours = {b"via", b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-forwarded-prefix"}
-        head.fields = _written(head, headers) + [field for field in head.fields if field[0] in ours]
+        ours = {
+            b"via",
+            b"forwarded",
+            b"x-forwarded-for",
+            b"x-forwarded-host",
+            b"x-forwarded-proto",
+            b"x-forwarded-prefix",
+        }
+        head.fields = _written(head, headers) + [
+            field for field in head.fields if field[0] in ours
+        ]
     if extra is not None:
         added = _written(head, extra)
         names = {name for name, _ in added}
@@ -247,7 +275,9 @@ def _written(head: ForwardedHead, values: FieldValues) -> Fields:
     return fields
 
 
-def _own_content(body: Any, head: ForwardedHead) -> tuple[bytes | AsyncIterable[bytes], bytes | None]:
+def _own_content(
+    body: Any, head: ForwardedHead
+) -> tuple[bytes | AsyncIterable[bytes], bytes | None]:
     """Content that the caller gives, and its media type where no field tells it.
 
     It is bytes, text, an asynchronous iterable of bytes, or anything that JSON can hold. What the client said of its own
@@ -263,7 +293,9 @@ def _own_content(body: Any, head: ForwardedHead) -> tuple[bytes | AsyncIterable[
     elif isinstance(body, str):
         content, media_type = body.encode(), b"text/plain; charset=utf-8"
     else:
-        content = json.dumps(body, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+        content = json.dumps(
+            body, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+        ).encode()
         media_type = b"application/json"
         gone.add(b"content-type")
     head.fields = [field for field in head.fields if field[0] not in gone]

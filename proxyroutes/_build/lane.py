@@ -8,7 +8,7 @@ other case the application gets the request untouched.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from attrs import frozen
@@ -19,6 +19,8 @@ from starlette.routing import BaseRoute, Match, Mount, Route, WebSocketRoute
 from proxyroutes._build.proof import handles_failures
 from proxyroutes._build.router import GatewayRouter
 from proxyroutes._serve.http import serve_http
+from proxyroutes._serve.match import Found
+from proxyroutes._serve.plan import Plan
 from proxyroutes.typing import ASGIApp, Receive, Scope, Send
 
 __all__ = ["GatewayMiddleware", "LaneProxy"]
@@ -40,16 +42,35 @@ class _Inclusion:
 
     included: Any
     router: GatewayRouter
-    by_first: dict[str, tuple[BaseRoute, ...]]
+    proof: frozenset[Plan]
+    by_first: dict[bytes, tuple[BaseRoute, ...]]
     wild: tuple[BaseRoute, ...]
 
 
 @frozen(eq=False)
 class _Table:
-    """The application's routes as the lane sees them; made anew when they change."""
+    """The application's routes as the lane sees them; made anew when they change.
 
-    version: tuple[int, int]
+    Attributes:
+        app: The application.
+        count: Number of its own routes.
+        watched: Every router in it, with the version of its routes that was seen.
+        inclusions: What the lane may serve.
+    """
+
+    app: Any
+    count: int
+    watched: tuple[tuple[Any, int], ...]
     inclusions: tuple[_Inclusion, ...]
+
+    def holds(self, app: Any) -> bool:
+        """Whether nothing has changed since."""
+        if self.app is not app or len(app.router.routes) != self.count:
+            return False
+        for router, version in self.watched:
+            if router._routes_version != version:  # noqa: SLF001 - FastAPI has no public name for it.
+                return False
+        return True
 
 
 class GatewayMiddleware:
@@ -68,22 +89,20 @@ class GatewayMiddleware:
         self._proxy = proxy
         self._innermost = isinstance(app, ExceptionMiddleware)
         self._warned = False
-        self._owner: Any = None
         self._table: _Table | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the request, or leave it to the application."""
         if scope["type"] == "http" and self._may_serve(scope):
-            for inclusion in self._routes(scope["app"]):
-                located = inclusion.router.locate_in(inclusion.included, scope)
-                found = located.found
+            for inclusion in self._inclusions(scope["app"]):
+                found = inclusion.router.locate_in(inclusion.included, scope).found
                 if found is None:
                     continue
                 plan = found.plan
                 if (
                     found.full
-                    and plan in inclusion.router.proven(inclusion.included)
-                    and not _asked_before(inclusion, scope)
+                    and plan in inclusion.proof
+                    and not _asked_before(inclusion, found, scope)
                 ):
                     await serve_http(plan, found, scope, receive, send)
                     return
@@ -100,16 +119,17 @@ class GatewayMiddleware:
         # A span of the application's telemetry names its route, which only the full path knows.
         return scope.get("fastapi.telemetry") is None
 
-    def _routes(self, app: Any) -> tuple[_Inclusion, ...]:
-        router = app.router
-        count = getattr(router, "_get_routes_version", None)
-        if count is None:
-            return ()
-        version = (count(), len(router.routes))
+    def _inclusions(self, app: Any) -> tuple[_Inclusion, ...]:
         table = self._table
-        if table is None or table.version != version or self._owner is not app:
-            self._owner = app
-            table = self._table = _Table(version, self._make(app))
+        if table is None or not table.holds(app):
+            routers = _routers_of(app.router)
+            known = all(hasattr(router, "_routes_version") for router in routers)
+            table = self._table = _Table(
+                app,
+                len(app.router.routes),
+                tuple([(router, router._routes_version) for router in routers] if known else ()),  # noqa: SLF001
+                self._make(app) if known else (),
+            )
         return table.inclusions
 
     def _make(self, app: Any) -> tuple[_Inclusion, ...]:
@@ -122,9 +142,20 @@ class GatewayMiddleware:
             router = getattr(route, "original_router", None)
             if isinstance(router, GatewayRouter) and self._proxy.owns(router):
                 by_first, wild = _sort_by_first(earlier)
-                inclusions.append(_Inclusion(route, router, by_first, wild))
+                proof = router.proven(route)
+                inclusions.append(_Inclusion(route, router, proof, by_first, wild))
             earlier.append(route)
         return tuple(inclusions)
+
+
+def _routers_of(router: Any) -> list[Any]:
+    """A router and every one that is included in it."""
+    found = [router]
+    for route in router.routes:
+        inner = getattr(route, "original_router", None)
+        if inner is not None:
+            found.extend(_routers_of(inner))
+    return found
 
 
 def _warn(app: Any, middleware: GatewayMiddleware) -> None:
@@ -140,24 +171,31 @@ def _warn(app: Any, middleware: GatewayMiddleware) -> None:
     )
 
 
-def _asked_before(inclusion: _Inclusion, scope: Scope) -> bool:
+def _asked_before(inclusion: _Inclusion, found: Found, scope: Scope) -> bool:
     """Whether a route that was declared earlier takes the request, wholly or in part."""
+    if not inclusion.wild and not scope.get("root_path") and b"%" not in found.raw_path:
+        rivals = inclusion.by_first.get(found.parts[0], ())
+    else:
+        rivals = (*inclusion.by_first.get(_first_of(scope), ()), *inclusion.wild)
+    return any([route.matches(scope)[0] is not Match.NONE for route in rivals]) if rivals else False
+
+
+def _first_of(scope: Scope) -> bytes:
+    """The first segment of the path as Starlette's routes see it: decoded, and without the mount."""
     path: str = scope["path"]
     root_path: str = scope.get("root_path", "")
     if root_path and path.startswith(root_path):
         # Starlette takes the mount off only at a slash; otherwise it matches the whole path.
         rest = path[len(root_path) :]
         path = rest if rest.startswith("/") or not rest else path
-    first = path[1:].partition("/")[0]
-    rivals: Iterable[BaseRoute] = (*inclusion.by_first.get(first, ()), *inclusion.wild)
-    return any(route.matches(scope)[0] is not Match.NONE for route in rivals)
+    return path[1:].partition("/")[0].encode("utf-8", "surrogateescape")
 
 
 def _sort_by_first(
     routes: Sequence[BaseRoute],
-) -> tuple[dict[str, tuple[BaseRoute, ...]], tuple[BaseRoute, ...]]:
+) -> tuple[dict[bytes, tuple[BaseRoute, ...]], tuple[BaseRoute, ...]]:
     """Routes by the first segment of the paths that they can have; those of which it is not known apart."""
-    by_first: dict[str, list[BaseRoute]] = {}
+    by_first: dict[bytes, list[BaseRoute]] = {}
     wild: list[BaseRoute] = []
     for route in routes:
         if isinstance(route, WebSocketRoute):
@@ -167,7 +205,7 @@ def _sort_by_first(
             wild.append(route)
         else:
             for first in firsts:
-                by_first.setdefault(first, []).append(route)
+                by_first.setdefault(first.encode(), []).append(route)
     return {first: tuple(found) for first, found in by_first.items()}, tuple(wild)
 
 

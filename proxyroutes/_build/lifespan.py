@@ -38,7 +38,9 @@ class Lifespan:
             self._running[loop] = (running[0], running[1] + 1)
             return
         async with AsyncExitStack() as stack:
-            monitors = {self._monitor: None} | {pool.monitor: None for pool in pools if pool.monitor}
+            monitors = {self._monitor: None} | {
+                pool.monitor: None for pool in pools if pool.monitor
+            }
             for monitor in monitors:
                 await stack.enter_async_context(monitor)
             for pool in pools:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from starlette.background import BackgroundTask
 from starlette.requests import Request
@@ -16,7 +16,14 @@ from proxyroutes._serve.relay import Answer
 from proxyroutes.exceptions import GatewayError, ProxyRoutesError, RelayInterruptedError
 from proxyroutes.typing import Fields, Receive, Scope, Send
 
-__all__ = ["GoneResponse", "RelayResponse", "answer_by_default", "has_handler", "is_ours", "problem_response"]
+__all__ = [
+    "GoneResponse",
+    "RelayResponse",
+    "answer_by_default",
+    "has_handler",
+    "is_ours",
+    "problem_response",
+]
 
 
 def _raw_response(status: int, fields: Fields, body: bytes) -> Response:
@@ -33,9 +40,7 @@ def problem_response(error: GatewayError) -> Response:
 
 async def _answer_problem(request: Request, error: Exception) -> Response:
     del request
-    if not isinstance(error, GatewayError):
-        raise error
-    return problem_response(error)
+    return problem_response(cast("GatewayError", error))
 
 
 def _handlers(scope: Scope) -> dict[Any, Any]:
@@ -52,13 +57,9 @@ def is_ours(handler: object) -> bool:
 def has_handler(scope: Scope, error: GatewayError) -> bool:
     """Whether the application has registered a handler of its own for this error."""
     handlers = _handlers(scope)
-    for cls in type(error).__mro__:
-        if cls is Exception:
-            return False
-        handler = handlers.get(cls)
-        if handler is not None:
-            return handler is not _answer_problem
-    return False
+    # As Starlette looks it up: the narrowest class that has one.
+    handler = next((handlers[cls] for cls in type(error).__mro__ if cls in handlers), None)
+    return handler is not None and not is_ours(handler)
 
 
 def answer_by_default(scope: Scope) -> None:
@@ -89,14 +90,22 @@ class RelayResponse(Response):
     Attributes:
         status_code: The status.
         headers: The fields, editable.
+
+    Args:
+        answer: The response.
+        received: The method that the client asked with.
+        forwarded: The method that the upstream was asked with.
     """
 
-    def __init__(self, answer: Answer, *, background: BackgroundTask | None = None) -> None:
+    def __init__(self, answer: Answer, *, received: str, forwarded: bytes) -> None:
         self._answer = answer
         self.status_code = answer.status
-        self.background = background
+        self.background: BackgroundTask | None = None
         self.body = b""
         self.raw_headers = answer.fields
+        if forwarded == b"HEAD" and received != "HEAD":
+            # RFC 9110 §9.3.2: such a length is of content that is not there, and this client would wait for it.
+            self.raw_headers = [field for field in answer.fields if field[0] != b"content-length"]
 
     @property
     def exchange(self) -> Exchange:
@@ -133,5 +142,3 @@ class RelayResponse(Response):
         """Let go of the response without relaying it; a second call does nothing."""
         self._answer.close()
         self._answer.exchange.end()
-
-

@@ -77,7 +77,15 @@ class _Located:
 class ProxyRoute(APIRoute):
     """One declared route in FastAPI's hands."""
 
-    def __init__(self, path: str, endpoint: Callable[..., Any], *, plan: Plan, owner: GatewayRouter, **options: Any) -> None:
+    def __init__(
+        self,
+        path: str,
+        endpoint: Callable[..., Any],
+        *,
+        plan: Plan,
+        owner: GatewayRouter,
+        **options: Any,
+    ) -> None:
         self.plan = plan
         self.owner = owner
         super().__init__(path, endpoint, **options)
@@ -92,10 +100,18 @@ class ProxyRoute(APIRoute):
         if found is None:
             # A target that is no path belongs to no route; the first of ours refuses it if nobody else takes it.
             malformed = located.malformed and self.owner.is_first(self)
-            return (Match.PARTIAL, {"endpoint": self.endpoint, "route": self}) if malformed else (Match.NONE, {})
+            return (
+                (Match.PARTIAL, {"endpoint": self.endpoint, "route": self})
+                if malformed
+                else (Match.NONE, {})
+            )
         if found.plan is not self.plan:
             return Match.NONE, {}
-        parameters = {**scope.get("path_params", {}), **located.parameters, **path_parameters(found)}
+        parameters = {
+            **scope.get("path_params", {}),
+            **located.parameters,
+            **path_parameters(found),
+        }
         child = {"endpoint": self.endpoint, "path_params": parameters, "route": self}
         return (Match.FULL if found.full else Match.PARTIAL), child
 
@@ -114,13 +130,17 @@ class ProxyRoute(APIRoute):
             raise HTTPException(status_code=405, headers=allow)
         elif found.redirect:
             location = redirect_location(raw_path_of(scope), scope.get("query_string", b""))
-            await Response(status_code=307, headers={"location": location.decode("ascii")})(scope, receive, send)
+            await Response(status_code=307, headers={"location": location.decode("ascii")})(
+                scope, receive, send
+            )
         elif scope["method"] in (self.methods or ()):
             await super().handle(scope, receive, send)
         else:
             # A route without `methods` serves every one, and FastAPI's routes know none but those they list.
             listed = next(iter(self.methods or ("GET",)))
-            await super().handle({**scope, "method": listed, _METHOD: scope["method"]}, receive, send)
+            await super().handle(
+                {**scope, "method": listed, _METHOD: scope["method"]}, receive, send
+            )
 
     @override
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -164,6 +184,11 @@ async def _run(
         response = await inner(request)
     except BodyTooLargeError as error:
         return _answer(request.scope, call.plan, too_large(error.limit), call)
+    except HTTPException as error:
+        # What FastAPI makes of any exception that is raised while it reads a body.
+        if call.misread is not None:
+            raise call.misread from error
+        raise
     except GatewayError as error:
         return _answer(request.scope, call.plan, error, call)
     finally:
@@ -253,7 +278,18 @@ class GatewayRouter(APIRouter):
     @override
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve what is proven the short way, everything else through FastAPI."""
-        found = self._short_way(scope)
+        located = scope.get(_FOUND)
+        if (
+            located is not None
+            and located.short
+            and located.router is self
+            and located.included is scope["fastapi"].get("included_router")
+            and located.root_path == scope.get("root_path", "")
+        ):
+            # `matches` has just come to it.
+            found = located.found
+        else:
+            found = self._short_way(scope)
         if found is None:
             await super().handle(scope, receive, send)
             return
@@ -306,7 +342,14 @@ class GatewayRouter(APIRouter):
             parameters = matched
             start += len(template.segments)
         method = scope.get(_METHOD) or scope["method"]
-        return _Located(included, self, root_path, self._index.match(parts, start, method), parameters, malformed=False)
+        return _Located(
+            included,
+            self,
+            root_path,
+            self._index.match(parts, start, method),
+            parameters,
+            malformed=False,
+        )
 
 
 def make_router(compiled: Compiled, options: dict[str, Any]) -> GatewayRouter:
@@ -317,7 +360,11 @@ def make_router(compiled: Compiled, options: dict[str, Any]) -> GatewayRouter:
     """
     problems = list(compiled.problems)
     if "route_class" in options:
-        problems.append(DeclarationError("build_router() does not take route_class: routes are compiled to their own class"))
+        problems.append(
+            DeclarationError(
+                "build_router() does not take route_class: routes are compiled to their own class"
+            )
+        )
         options.pop("route_class")
     options["prefix"] = _read_prefix(options.get("prefix", ""), problems)
     router = GatewayRouter(compiled.index, **options)
@@ -351,7 +398,9 @@ def _read_prefix(prefix: str, problems: list[DeclarationError]) -> str:
         problems.append(error)
         return ""
     if prefix.endswith("/"):
-        problems.append(PathTemplateError(f"a prefix does not end with a slash: write {prefix.rstrip('/')!r}"))
+        problems.append(
+            PathTemplateError(f"a prefix does not end with a slash: write {prefix.rstrip('/')!r}")
+        )
         return ""
     return template.starlette_path
 
@@ -375,7 +424,9 @@ def _explained(spec: RouteSpec | WebSocketSpec) -> Iterator[None]:
         raise StubError(problem, location=spec.facts.location) from error
 
 
-def _add_documents(router: GatewayRouter, compiled: Compiled, problems: list[DeclarationError]) -> None:
+def _add_documents(
+    router: GatewayRouter, compiled: Compiled, problems: list[DeclarationError]
+) -> None:
     taken: set[str] = set()
     for spec, _, template in compiled.routes:
         if spec.include_in_schema:
@@ -390,7 +441,9 @@ def _add_documents(router: GatewayRouter, compiled: Compiled, problems: list[Dec
                 problems.append(error)
 
 
-def _add_route(router: GatewayRouter, spec: RouteSpec, plan: Plan, template: Template) -> ProxyRoute:
+def _add_route(
+    router: GatewayRouter, spec: RouteSpec, plan: Plan, template: Template
+) -> ProxyRoute:
     def route_class(path: str, endpoint: Callable[..., Any], **options: Any) -> ProxyRoute:
         return ProxyRoute(path, endpoint, plan=plan, owner=router, **options)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from fastapi import Depends
 from starlette.concurrency import run_in_threadpool
@@ -33,7 +33,14 @@ from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import StubError
 from proxyroutes.typing import Body, ForwardedHead, Message, Receive, Scope
 
-__all__ = ["CALL", "BodyTooLargeError", "Call", "forwarded_request", "make_endpoint", "stub_receive"]
+__all__ = [
+    "CALL",
+    "BodyTooLargeError",
+    "Call",
+    "forwarded_request",
+    "make_endpoint",
+    "stub_receive",
+]
 
 CALL = "proxyroutes.call"
 """The key of a scope under which the running call is found."""
@@ -50,9 +57,21 @@ class BodyTooLargeError(HTTPException):
 class Call:
     """One request in FastAPI's hands: what was matched and read, and what came of it."""
 
-    __slots__ = ("exchange", "found", "head", "path_params", "plan", "receive", "received", "recorder", "scope")
+    __slots__ = (
+        "exchange",
+        "found",
+        "head",
+        "misread",
+        "plan",
+        "receive",
+        "received",
+        "recorder",
+        "scope",
+    )
 
-    def __init__(self, plan: Plan, found: Found, scope: Scope, received: ReceivedFields, receive: Receive) -> None:
+    def __init__(
+        self, plan: Plan, found: Found, scope: Scope, received: ReceivedFields, receive: Receive
+    ) -> None:
         self.plan = plan
         self.found = found
         self.scope = scope
@@ -61,6 +80,7 @@ class Call:
         self.recorder: BodyRecorder | None = None
         self.head: ForwardedHead | None = None
         self.exchange: Exchange | None = None
+        self.misread: StubError | None = None
 
     def forwarded_head(self) -> ForwardedHead:
         """The head that is forwarded; made once, so that edits stay."""
@@ -83,11 +103,10 @@ class Call:
     async def choose_pool(self) -> UpstreamPool:
         """The pool of the route, or the one chosen for this request."""
         plan = self.plan
-        if plan.pool is not None:
-            return plan.pool
-        if plan.choose is None:
-            raise StubError(f"route {plan.name!r} has no upstream")
-        return await plan.choose(self.forwarded())
+        if plan.choose is not None:
+            return await plan.choose(self.forwarded())
+        # A plan has one of the two.
+        return cast("UpstreamPool", plan.pool)
 
     async def forward(self) -> Response:
         """Forward the request and give its response, body still to come."""
@@ -97,13 +116,15 @@ class Call:
         exchange.attach()
         try:
             head = self.forwarded_head()
-            answer = await attempts(exchange, state, head, await self._body(exchange), timeouts_of(plan, state))
+            answer = await attempts(
+                exchange, state, head, await self._body(exchange), timeouts_of(plan, state)
+            )
             answer.prepare(plan, self.found)
         except ClientLeft:
             exchange.status = 499
             exchange.end()
             return GoneResponse()
-        return RelayResponse(answer)
+        return RelayResponse(answer, received=self.scope["method"], forwarded=head.method)
 
     async def _body(self, exchange: Exchange) -> Body | None:
         recorder = self.recorder
@@ -128,7 +149,10 @@ def stub_receive(call: Call) -> Receive:
     name = call.plan.name
 
     async def unannounced() -> Message:
-        raise StubError(f"route {name!r} reads the body: say max_body_bytes=… at its decorator")
+        call.misread = StubError(
+            f"route {name!r} reads the body: say max_body_bytes=… at its decorator"
+        )
+        raise call.misread
 
     return unannounced
 
@@ -141,7 +165,9 @@ async def forwarded_request(connection: HTTPConnection) -> ForwardedRequest:
     """
     call = connection.scope.get(CALL)
     if not isinstance(call, Call):
-        raise StubError("ForwardedRequest is only known in routes that were declared with proxyroutes")
+        raise StubError(
+            "ForwardedRequest is only known in routes that were declared with proxyroutes"
+        )
     return call.forwarded()
 
 
@@ -178,7 +204,11 @@ def make_endpoint(spec: RouteSpec) -> Callable[..., Awaitable[Any]]:
     annotations = _annotations(stub, spec)
     parameters: dict[str, inspect.Parameter] = {}
     for parameter in inspect.signature(stub).parameters.values():
-        if parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY}:
+        if parameter.kind in {
+            parameter.VAR_POSITIONAL,
+            parameter.VAR_KEYWORD,
+            parameter.POSITIONAL_ONLY,
+        }:
             raise StubError(
                 f"stub {spec.facts.name!r} has the parameter {parameter}: FastAPI solves named ones only",
                 location=spec.facts.location,
@@ -187,9 +217,13 @@ def make_endpoint(spec: RouteSpec) -> Callable[..., Awaitable[Any]]:
     own = set(parameters)
     for name, annotation in ((_REQUEST, Request), (_RESPONSE, Response)):
         if not any(known.annotation is annotation for known in parameters.values()):
-            parameters[name] = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
+            parameters[name] = inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation
+            )
     request_name = next(name for name, known in parameters.items() if known.annotation is Request)
-    response_name = next(name for name, known in parameters.items() if known.annotation is Response)
+    response_name = next(
+        name for name, known in parameters.items() if known.annotation is Response
+    )
     speaks, is_async = spec.facts.speaks, spec.facts.is_async
 
     async def endpoint(**values: Any) -> Any:

@@ -37,7 +37,9 @@ def add_websocket(router: APIRouter, route: CompiledWebSocket) -> None:
 
 def _make_endpoint(route: CompiledWebSocket) -> Callable[[WebSocket], Awaitable[None]]:
     async def endpoint(websocket: WebSocket) -> None:
-        _logger.warning("session refused: route=%s WebSockets are not in this release", route.spec.facts.name)
+        _logger.warning(
+            "session refused: route=%s WebSockets are not in this release", route.spec.facts.name
+        )
         if "websocket.http.response" in websocket.scope.get("extensions", {}):
             await websocket.send_denial_response(problem_response(SessionsMissingError()))
         else:

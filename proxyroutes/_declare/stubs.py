@@ -16,10 +16,12 @@ from attrs import frozen
 
 __all__ = ["StubFacts", "find_function", "read_stub"]
 
-# A body of `...`, `pass` or a docstring compiles to these and nothing else.
+# A body of `...`, `pass` or a docstring compiles to these and nothing else. In a coroutine, 3.12 and later wrap it in a
+# handler that turns StopIteration into RuntimeError.
 _SILENT_OPERATIONS = frozenset(
     {
         "CACHE",
+        "CALL_INTRINSIC_1",
         "COPY_FREE_VARS",
         "GEN_START",
         "LOAD_CONST",
@@ -27,6 +29,7 @@ _SILENT_OPERATIONS = frozenset(
         "NOP",
         "NOT_TAKEN",
         "POP_TOP",
+        "RERAISE",
         "RESUME",
         "RETURN_CONST",
         "RETURN_GENERATOR",
@@ -34,8 +37,6 @@ _SILENT_OPERATIONS = frozenset(
     }
 )
 _VARIADIC = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS
-# In a coroutine, 3.12 and later wrap the body in a handler that turns StopIteration into RuntimeError.
-_COROUTINE_EPILOGUE = frozenset({"CALL_INTRINSIC_1", "RERAISE"})
 
 
 @frozen(kw_only=True)
@@ -62,15 +63,11 @@ class StubFacts:
 def _is_silent(code: CodeType) -> bool:
     returned: object = None
     for instruction in dis.get_instructions(code):
-        if instruction.opname in _COROUTINE_EPILOGUE:
-            continue
         if instruction.opname not in _SILENT_OPERATIONS:
             return False
         if instruction.opname in {"LOAD_CONST", "RETURN_CONST"}:
             returned = instruction.argval
-            if instruction.opname == "RETURN_CONST" and returned is not None:
-                return False
-        if instruction.opname == "RETURN_VALUE" and returned is not None:
+        if instruction.opname in {"RETURN_CONST", "RETURN_VALUE"} and returned is not None:
             return False
     return True
 

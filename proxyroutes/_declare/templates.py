@@ -209,24 +209,27 @@ def _read_segment(text: str, template: str) -> Segment:
     return Segment(literal=literal, raw=text.encode())
 
 
+def _read_template(text: str) -> Template:
+    if not isinstance(text, str):
+        raise PathTemplateError(f"a path is a string: {text!r}")
+    if not text.startswith("/"):
+        raise PathTemplateError(f"a path starts with a slash: write '/{text}'")
+    return Template(text, tuple(_read_segment(part, text) for part in text[1:].split("/")))
+
+
 def parse_template(text: str) -> Template:
     """Read a path template.
 
     Raises:
         PathTemplateError: If it cannot be read; the message says what to write instead.
     """
-    if not isinstance(text, str):
-        raise PathTemplateError(f"a path is a string: {text!r}")
-    if not text.startswith("/"):
-        raise PathTemplateError(f"a path starts with a slash: write '/{text}'")
-    segments = tuple(_read_segment(part, text) for part in text[1:].split("/"))
-    for segment in segments[:-1]:
+    template = _read_template(text)
+    for segment in template.segments[:-1]:
         if segment.is_rest:
             raise PathTemplateError(
                 f"<{segment.name}> takes the rest of the path and must come last: path={text!r}; "
                 f"for a single segment write <str:{segment.name}>"
             )
-    template = Template(text, segments)
     repeated = {name for name in template.names if template.names.count(name) > 1}
     if repeated:
         raise PathTemplateError(f"parameter {min(repeated)!r} stands twice: path={text!r}")
@@ -234,13 +237,15 @@ def parse_template(text: str) -> Template:
 
 
 def parse_rewrite(text: str, template: Template) -> Template:
-    """Read a rewrite, whose parameters are filled in with what the template captured.
+    """Read a rewrite, whose parameters are filled in with what the template captured, wherever they stand.
+
+    A parameter is of the template's kind; the rewrite need not say it again.
 
     Raises:
         PathTemplateError: If it cannot be read or uses a name that the path lacks.
     """
     try:
-        rewrite = parse_template(text)
+        rewrite = _read_template(text)
     except PathTemplateError as error:
         raise PathTemplateError(f"rewrite: {error.problem}") from error
     for name in rewrite.names:
@@ -251,4 +256,8 @@ def parse_rewrite(text: str, template: Template) -> Template:
             raise PathTemplateError(
                 f"rewrite={text!r} uses <{name}>, which path={template.text!r} does not have (it has {known}){hint}"
             )
-    return rewrite
+    known_kinds = {
+        segment.name: segment for segment in template.segments if segment.name is not None
+    }
+    segments = [known_kinds.get(segment.name or "", segment) for segment in rewrite.segments]
+    return Template(text, tuple(segments))

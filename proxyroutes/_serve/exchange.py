@@ -52,38 +52,29 @@ class Exchange:
         response_bytes: Bytes of content relayed.
     """
 
-    __slots__ = (
-        "_cancelling",
-        "_idle_since",
-        "_interruptible",
-        "_loop",
-        "_observers",
-        "_progress",
-        "_sweeper",
-        "_task",
-        "_ticked",
-        "_timeouts",
-        "_watch",
-        "attempt",
-        "attempts",
-        "client_stalls",
-        "connected",
-        "destination",
-        "ended",
-        "error",
-        "expired",
-        "head",
-        "interruption",
-        "may_watch",
-        "method",
-        "pool",
-        "receive",
-        "request_bytes",
-        "response_bytes",
-        "route",
-        "started",
-        "status",
-    )
+    # Class attributes are what an exchange begins with: most of it is never written for one that is fast and goes well.
+    pool: str | None = None
+    destination: str | None = None
+    status: int | None = None
+    error: GatewayError | None = None
+    attempts = 0
+    connected = head = ended = 0.0
+    request_bytes = response_bytes = 0
+    attempt: Attempt | None = None
+    interruption: GatewayError | ClientLeft | None = None
+    # Set while the gateway waits for the client, so that a time-out is blamed on the right side.
+    client_stalls = False
+    # FastAPI and the body pump read the same channel; the watch begins when they are through.
+    may_watch = False
+    # The total time is over: no further attempt.
+    expired = False
+    _watch: asyncio.Task[None] | None = None
+    _task: asyncio.Task[Any] | None = None
+    _cancelling = 0
+    _interruptible = False
+    _progress = -1
+    _idle_since = 0.0
+    _ticked = False
 
     def __init__(
         self,
@@ -96,33 +87,11 @@ class Exchange:
     ) -> None:
         self.route = route
         self.method = method
-        self.pool: str | None = None
-        self.destination: str | None = None
-        self.status: int | None = None
-        self.error: GatewayError | None = None
-        self.attempts = 0
-        self.connected = self.head = self.ended = 0.0
-        self.request_bytes = self.response_bytes = 0
         self.receive = receive
-        self.attempt: Attempt | None = None
-        self.interruption: GatewayError | ClientLeft | None = None
-        # Set while the gateway waits for the client's next bytes, so that a time-out is blamed on the right side.
-        self.client_stalls = False
-        # FastAPI and the body pump read the same channel; the watch begins when they are through.
-        self.may_watch = False
-        # The total time is over: no further attempt.
-        self.expired = False
         self._observers = observers
         self._timeouts = timeouts
         self._sweeper = sweeper
-        self._watch: asyncio.Task[None] | None = None
-        self._progress = -1
-        self._idle_since = 0.0
-        self._ticked = False
-        self._interruptible = False
-        self._task: asyncio.Task[Any] | None = None
-        self._cancelling = 0
-        self._loop = loop = asyncio.get_running_loop()
+        self._loop = loop = sweeper.loop
         self.started = loop.time()
         sweeper.add(self)
 

@@ -14,6 +14,7 @@ from proxyroutes.exceptions import ClientRequestError
 __all__ = [
     "MAX_FIELDS",
     "MAX_FIELD_BYTES",
+    "MAX_HOST_BYTES",
     "MAX_NAME_BYTES",
     "MAX_TARGET_BYTES",
     "check_host",
@@ -30,6 +31,8 @@ MAX_NAME_BYTES = 256
 """Longest field name."""
 MAX_FIELDS = 100
 """Most field lines."""
+MAX_HOST_BYTES = 261
+"""Longest ``Host``: 255 octets of a name (RFC 1035 §2.3.4), a colon and five digits."""
 
 # A path without escapes, parameters (;) and segments that begin with a dot needs no further look.
 _PLAIN_PATH = re.compile(rb"(?:/(?:[A-Za-z0-9_~!$&'()*+,=:@-][A-Za-z0-9_~!$&'()*+,=:@.-]*)?)+")
@@ -38,6 +41,7 @@ _BAD_PATH = re.compile(rb"[\x00-\x20\x7f-\xff\\#]|%(?![0-9A-Fa-f]{2})|%0[0aAdD]"
 _BAD_QUERY = re.compile(rb"[\x00-\x20\x7f-\xff#]")
 _PARTS = re.compile(rb"[/\\;]")
 _USUAL_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
+_ALLOW = (b"allow", ", ".join(sorted(_USUAL_METHODS)).encode("ascii"))
 _METHOD = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 # RFC 9110 §7.2: Host = uri-host [ ":" port ]; a host is never empty here.
 _HOST = re.compile(
@@ -55,7 +59,13 @@ def check_method(method: str) -> None:
     if method in _USUAL_METHODS:
         return
     if method in {"CONNECT", "TRACE"}:
-        raise refuse(f"{method} is not forwarded", 405, "Method not allowed")
+        # RFC 9110 §15.5.6: a 405 "MUST generate an Allow header field".
+        raise ClientRequestError(
+            f"{method} is not forwarded",
+            status_code=405,
+            title="Method not allowed",
+            fields=(_ALLOW,),
+        )
     if not _METHOD.fullmatch(method):
         raise refuse("the method is not a token")
 
@@ -83,5 +93,5 @@ def _check_path(raw_path: bytes) -> None:
 
 def check_host(host: bytes) -> None:
     """Refuse a ``Host`` that is not one host and an optional port (RFC 9112 §3.2)."""
-    if _HOST.fullmatch(host) is None:
+    if len(host) > MAX_HOST_BYTES or _HOST.fullmatch(host) is None:
         raise refuse("Host is not a host and a port")

@@ -28,12 +28,16 @@ class Swept(Protocol):
 
 
 class Sweeper:
-    """Ticks over what waits on one event loop."""
+    """Ticks over what waits on one event loop.
 
-    __slots__ = ("_clock", "_entries", "_handle", "_loop", "_tasks")
+    Attributes:
+        loop: The event loop.
+    """
+
+    __slots__ = ("_clock", "_entries", "_handle", "_tasks", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
-        self._loop = loop
+        self.loop = loop
         self._clock = clock
         self._entries: set[Swept] = set()
         self._handle: asyncio.TimerHandle | None = None
@@ -46,7 +50,7 @@ class Sweeper:
         """Enter what begins."""
         self._entries.add(entry)
         if self._handle is None:
-            self._handle = self._loop.call_later(TICK, self._tick)
+            self._handle = self.loop.call_later(TICK, self._tick)
 
     def discard(self, entry: Swept) -> None:
         """Take out what has ended."""
@@ -54,7 +58,7 @@ class Sweeper:
 
     def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Start a task that this sweeper owns until it is done."""
-        task = self._loop.create_task(coroutine, name=name)
+        task = self.loop.create_task(coroutine, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -66,7 +70,7 @@ class Sweeper:
         now = self._clock.monotonic()
         for entry in tuple(self._entries):
             entry.tick(now)
-        self._handle = self._loop.call_later(TICK, self._tick)
+        self._handle = self.loop.call_later(TICK, self._tick)
 
     async def aclose(self) -> None:
         """Stop ticking and end what was spawned."""

@@ -44,52 +44,31 @@ def _says_close(fields: Fields) -> bool:
 class Http1Response:
     """A response on its way: what came of it so far, and who waits for more."""
 
-    __slots__ = (
-        "_chunks",
-        "_connection",
-        "_size",
-        "_waiter",
-        "attempt",
-        "chunked",
-        "ended",
-        "error",
-        "fields",
-        "head_waiter",
-        "informational",
-        "is_head",
-        "length_known",
-        "overhead_bytes",
-        "pump",
-        "reason",
-        "started",
-        "status",
-        "trailers",
-        "untouched",
-    )
+    # Class attributes are what a response begins with.
+    status = 0
+    reason = b""
+    overhead_bytes = 0
+    informational = 0
+    # The final head is complete.
+    started = False
+    # No byte of a response has come: a request that may be repeated was perhaps never seen.
+    untouched = True
+    length_known = False
+    chunked = False
+    ended = False
+    error: BaseException | None = None
+    pump: asyncio.Task[None] | None = None
+    _size = 0
+    _waiter: asyncio.Future[None] | None = None
 
     def __init__(self, connection: Http1Connection, attempt: Attempt, *, is_head: bool) -> None:
         self._connection: Http1Connection | None = connection
         self._chunks: list[bytes] = []
-        self._size = 0
-        self._waiter: asyncio.Future[None] | None = None
         self.attempt = attempt
         self.is_head = is_head
-        self.status = 0
-        self.reason = b""
         self.fields: Fields = []
         self.trailers: Fields = []
-        self.overhead_bytes = 0
-        self.informational = 0
-        # The final head is complete.
-        self.started = False
-        # No byte of a response has come: a request that may be repeated was perhaps never seen.
-        self.untouched = True
-        self.length_known = False
-        self.chunked = False
-        self.ended = False
-        self.error: BaseException | None = None
         self.head_waiter: asyncio.Future[None] = connection.loop.create_future()
-        self.pump: asyncio.Task[None] | None = None
 
     # For who relays it.
 

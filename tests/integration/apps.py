@@ -105,7 +105,9 @@ class Served:
         if body is not None:
             lines = (*lines, f"Content-Length: {len(body)}")
         client = await self.connect()
-        return await client.ask(make_request(target, *lines, method=method, body=body or ""), method)
+        return await client.ask(
+            make_request(target, *lines, method=method, body=body or ""), method
+        )
 
     async def see(
         self, target: str = "/", *lines: str, method: str = "GET", body: str | None = None

@@ -46,6 +46,12 @@ def http(request):
     return request.param
 
 
+@pytest.fixture(scope="session", params=["router", "fastapi", "app"])
+def lane(request):
+    """The way that a request takes through the gateway."""
+    return request.param
+
+
 @pytest.fixture(scope="session", params=TRANSPORTS)
 def transport(request):
     """A factory of the transport."""

@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
 from attrs import define, field
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from proxyroutes import Proxy, UpstreamPool
 from proxyroutes._serve.exchange import Exchange
@@ -36,9 +37,30 @@ def xfail_with(
         request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
 
 
-async def eventually(claim: Callable[[], Any]) -> None:
+@contextlib.contextmanager
+def refusing_destination() -> Iterator[str]:
+    """The URL of a port that refuses connections, and that nobody else gets."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def silent_destination() -> Iterator[str]:
+    """The URL of a port that never answers who wants to connect: its queue is full."""
+    with socket.socket() as listener, contextlib.ExitStack() as stack:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+async def eventually(claim: Callable[[], Any], *, seconds: float = DEADLINE) -> None:
     """Wait until a claim is true."""
-    end = time.monotonic() + DEADLINE
+    end = time.monotonic() + seconds
     while not claim():
         assert time.monotonic() < end, "it never came true"
         await asyncio.sleep(0.002)
@@ -230,11 +252,16 @@ def target_of(received: bytes) -> bytes:
     return bytes(received).split(b" ")[1]
 
 
+def depend_on_nothing() -> None:
+    """A dependency that lets everything pass."""
+
+
 @contextlib.asynccontextmanager
 async def open_gateway(
     *upstreams: str,
     transport: Transport,
     http: str = "httptools",
+    lane: str = "router",
     path: str = "/<path>",
     prefix: str = "",
     proxy: dict[str, Any] | None = None,
@@ -248,6 +275,7 @@ async def open_gateway(
         upstreams: URLs of the destinations.
         transport: How they are spoken with.
         http: The server's parser.
+        lane: ``router`` for the short way through a router, ``fastapi`` for the full one, ``app`` for no FastAPI.
         path: The route's template.
         prefix: Prefix of the inclusion.
         proxy: Keywords of the proxy.
@@ -259,14 +287,21 @@ async def open_gateway(
     upstream = UpstreamPool(
         "pool", upstreams, transport=transport, balancing=RoundRobin(), **(pool or {})
     )
-    gateway_proxy = Proxy(on_exchange=records.append, **(proxy or {}))
+    gateway_proxy = Proxy(**{"on_exchange": records.append, **(proxy or {})})
+
+    if lane == "fastapi":
+        # A route with a dependency is never served the short way.
+        route["dependencies"] = [Depends(depend_on_nothing)]
 
     @gateway_proxy.route(path, upstream=upstream, **route)
     async def forwarded() -> None:
         """Forward everything."""
 
-    app = FastAPI(openapi_url=None)
-    app.include_router(gateway_proxy.build_router(), prefix=prefix)
+    if lane == "app":
+        app = gateway_proxy.build_app()
+    else:
+        app = FastAPI(openapi_url=None)
+        app.include_router(gateway_proxy.build_router(), prefix=prefix)
     async with run_gateway(app, http=http, **(server or {})) as running:
         gateway = Gateway(running, upstream, gateway_proxy, records)
         try:

@@ -28,10 +28,16 @@ from starlette.routing import Mount
 from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
 
-from proxyroutes import ForwardedRequest, GatewayError, Proxy, UpstreamPool
-from proxyroutes.exceptions import ClientRequestError, StubError, UpstreamConnectError
+from proxyroutes import ForwardedRequest, GatewayError, Proxy, Timeouts, UpstreamPool
+from proxyroutes.exceptions import (
+    ClientRequestError,
+    PathTemplateError,
+    StubError,
+    UpstreamConnectError,
+)
 from proxyroutes.policies import RoundRobin
 from proxyroutes.testing import ReadBody, ReadHead, ScriptedOrigin
+from tests.integration.apps import echo_origin
 from tests.integration.support import OK, eventually, make_request
 
 DEAD = "http://127.0.0.1:9"
@@ -183,7 +189,7 @@ async def test_what_is_not_forwarded_is_answered(serving, echo, proxy, app, targ
 async def test_a_target_that_is_no_path_is_refused(echo, proxy, app):
     """The absolute form, and whatever else does not begin with a slash, belongs to nobody."""
     app.include_router(
-        declare(proxy, "/<path>", "/other/<path>", upstream=echo.url).build_router()
+        declare(proxy, "/other/<path>", "/<path>", upstream=echo.url).build_router()
     )
     sent = []
 
@@ -419,7 +425,7 @@ async def test_an_asgi_app_is_an_upstream(serving, proxy, app):
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 async def test_a_callable_chooses_the_pool_for_each_request(serving, proxy, app, is_async):
     """It is given the request as it will be forwarded."""
-    async with ScriptedOrigin([OK]) as blue, ScriptedOrigin([OK]) as green:
+    async with echo_origin() as blue, echo_origin() as green:
         pools = {
             "blue": UpstreamPool("blue", [blue.url]),
             "green": UpstreamPool("green", [green.url]),
@@ -436,9 +442,12 @@ async def test_a_callable_chooses_the_pool_for_each_request(serving, proxy, app,
         )
         served = await serving(app)
         for color in ("blue", "green", "green"):
-            await served.ask("/x", f"X-Color: {color}", "Connection: close")
+            await served.ask("/x", f"X-Color: {color}")
+        seen = [
+            bytes(sent).count(b"GET /x") for origin in (blue, green) for sent in origin.requests
+        ]
 
-        assert (True, True) == (blue.connections == 1, green.connections >= 1)
+        assert [1, 2] == seen
 
 
 async def test_a_chooser_may_edit_the_request(serving, echo, proxy, app):
@@ -574,7 +583,8 @@ async def test_a_servers_root_path_is_not_forwarded(serving, echo, proxy, app):
 
 async def test_an_applications_root_path_changes_nothing(serving, echo, proxy):
     """``FastAPI(root_path=)`` is for documents; a path without it is matched whole."""
-    app = FastAPI(root_path="/root")
+    app = FastAPI()
+    app.root_path = "/root"
     app.include_router(declare(proxy, "/x", upstream=echo.url).build_router())
 
     assert "/x" == (await (await serving(app)).see("/x")).target
@@ -987,8 +997,8 @@ async def test_fields_of_a_silent_stubs_dependency_are_added(serving, echo, prox
     assert b"d" == (await (await serving(app)).see("/x")).reply.get("x-dependency")
 
 
-async def test_fields_of_a_response_parameter_without_annotation_name(serving, echo, proxy, app):
-    """A silent stub may ask for request and response and not use them."""
+async def test_a_silent_stub_may_name_request_and_response(serving, echo, proxy, app):
+    """What it asks for and does not use does no harm."""
 
     @proxy.get("/x", upstream=echo.url)
     async def silent(request: Request, response: Response) -> None: ...
@@ -1043,6 +1053,24 @@ async def test_a_stub_edits_the_forwarded_request(serving, echo, proxy, app):
     )
 
 
+async def test_a_get_that_is_forwarded_as_head_has_no_content(serving, echo, proxy, app):
+    """Nor does it promise some that the client would wait for."""
+
+    @proxy.get("/x", upstream=echo.url)
+    async def edits(forwarded: ForwardedRequest) -> None:
+        forwarded.method = "HEAD"
+
+    app.include_router(proxy.build_router())
+    reply = await (await serving(app)).ask("/x")
+
+    assert (200, b"echo", b"", True) == (
+        reply.status,
+        reply.get("x-origin"),
+        reply.body,
+        reply.complete,
+    )
+
+
 async def test_a_dependency_edits_the_forwarded_request(serving, echo, proxy, app):
     """In the spelling that is for dependencies; edits of stub and dependency add up."""
 
@@ -1094,7 +1122,7 @@ async def test_a_forwarded_request_is_clean_and_complete(serving, echo, proxy, a
         )
 
     app.include_router(proxy.build_router())
-    await (await serving(app)).see(
+    await (await serving(app, proxy_headers=False)).see(
         "/x/n",
         "Connection: x-hop, close",
         "X-Hop: 1",
@@ -1225,7 +1253,9 @@ async def test_a_declared_length_over_the_limit_is_refused_at_once(serving, echo
     items(echo.url)
     client = await (await serving(app)).connect()
     reply = await client.ask(
-        make_request("/items", "Content-Type: application/json", "Content-Length: 101", method="POST")
+        make_request(
+            "/items", "Content-Type: application/json", "Content-Length: 101", method="POST"
+        )
     )
 
     assert (413, b"application/problem+json", b"close", 0) == (
@@ -1268,7 +1298,7 @@ async def test_a_body_of_exactly_the_limit_passes(serving, echo, app, items):
 
 
 async def test_a_limit_holds_without_reading(serving, echo, proxy, app):
-    """A silent route answers 413 too, at the first byte over."""
+    """A silent route answers 413 too, at the first byte over; the upstream sees a body that was cut."""
     proxy.post("/x", upstream=echo.url, max_body_bytes=3)(stub)
     app.include_router(proxy.build_router())
     served = await serving(app)
@@ -1276,6 +1306,9 @@ async def test_a_limit_holds_without_reading(serving, echo, proxy, app):
     chunked = await client.ask(
         make_request("/x", "Transfer-Encoding: chunked", method="POST") + b"4\r\nabcd\r\n0\r\n\r\n"
     )
+
+    await eventually(lambda: echo.errors)
+    echo.errors.clear()
 
     assert (413, 413, 200) == (
         await served.status("/x", method="POST", body="abcd"),
@@ -1350,17 +1383,16 @@ def test_an_unannounced_read_names_the_cure(proxy, where):
         TestClient(app).post("/x", content=b"abc")
 
 
-def test_an_inclusions_body_parameter_names_the_cure(proxy, app, caplog):
-    """The build could not know of it; FastAPI answers 400 for whatever fails while it reads."""
+def test_an_inclusions_body_parameter_names_the_cure(proxy, app):
+    """The build could not know of it, and FastAPI would answer 400 for whatever fails while it reads."""
     proxy.post("/x", upstream=DEAD)(stub)
     app.include_router(proxy.build_router(), dependencies=[Depends(take_body)])
-    status = TestClient(app).post("/x", json={"name": "n"}).status_code
+    with pytest.raises(StubError, match="say max_body_bytes="):
+        TestClient(app).post("/x", json={"name": "n"})
 
-    assert (400, True) == (status, "say max_body_bytes=" in caplog.text)
 
-
-async def test_a_stub_may_forward_with_form_data_it_did_not_read(serving, echo, proxy, app):
-    """A body that nobody reads is streamed as it is."""
+async def test_a_body_that_nobody_reads_is_streamed(serving, echo, proxy, app):
+    """A stub that speaks and does not read needs no limit."""
 
     @proxy.post("/x", upstream=echo.url)
     async def speaks(request: Request) -> None:
@@ -1463,10 +1495,29 @@ async def test_a_stub_that_fails_after_it_began_leaves_nothing_behind(serving, p
     assert 500 == await (await serving(app, errors=["uvicorn.error"])).status("/x")
 
 
+async def test_a_client_that_leaves_is_nobodys_fault(serving, app):
+    """The upstream is let go of, and background tasks run."""
+    ran, records = [], []
+    proxy = Proxy(on_exchange=records.append)
+    async with ScriptedOrigin([ReadHead()]) as origin:
+
+        @proxy.get("/x", upstream=origin.url)
+        async def speaks(tasks: BackgroundTasks) -> None:
+            tasks.add_task(ran.append, "later")
+
+        app.include_router(proxy.build_router())
+        client = await (await serving(app)).connect()
+        await client.send(make_request("/x"))
+        await origin.wait_until(lambda: origin.requests and b"\r\n\r\n" in origin.requests[0])
+        client.leave()
+        await origin.wait_until(lambda: origin.open_connections == 0)
+        await eventually(lambda: ran and records)
+
+        assert (499, None, ["later"]) == (records[0].status, records[0].error, ran)
+
+
 async def test_a_slow_upstream_is_504(serving, proxy, app):
     """A route's time-outs hold within FastAPI too."""
-    from proxyroutes import Timeouts
-
     async with ScriptedOrigin([ReadHead()]) as origin:
 
         @proxy.get("/x", upstream=origin.url, timeouts=Timeouts(first_byte=0.05))
@@ -1506,7 +1557,65 @@ async def test_a_location_is_mapped_back_to_the_public_address(serving, proxy, a
         )
 
 
-def test_the_log_says_which_routes_are_lazily_started(echo_free_app=None):
+@pytest.mark.xfail(
+    strict=True, reason="the server's root path is not put back where nothing is rewritten"
+)
+async def test_a_location_is_mapped_back_behind_a_servers_root_path(serving, proxy, app):
+    """The root is in the public address, and the upstream does not see it."""
+    head = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: /users/1\r\n\r\n"
+    async with ScriptedOrigin([head]) as origin:
+        app.include_router(declare(proxy, "/users/<path>", upstream=origin.url).build_router())
+        reply = await (await serving(app, root_path="/root")).ask("/users/")
+
+        assert b"/root/users/1" == reply.get("location")
+
+
+async def test_a_location_behind_a_servers_root_path_is_mapped_by_a_rewrite(serving, proxy, app):
+    """The root is in the public address."""
+    head = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: /1\r\n\r\n"
+    async with ScriptedOrigin([head]) as origin:
+        declare(proxy, "/users/<path>", upstream=origin.url, rewrite="/<path>")
+        app.include_router(proxy.build_router())
+        reply = await (await serving(app, root_path="/root")).ask("/users/")
+
+        assert b"/root/users/1" == reply.get("location")
+
+
+@pytest.mark.parametrize("speaks", [False, True], ids=["silent", "speaking"])
+async def test_a_middleware_of_the_application_stands_in_front(serving, echo, proxy, app, speaks):
+    """Starlette's own kind, which runs the application in another task."""
+
+    async def speaking(request: Request) -> None:
+        request.headers["host"]
+
+    @app.middleware("http")
+    async def stamp(request: Request, call_next):
+        response = await call_next(request)
+        response.headers["X-Stamp"] = "1"
+        return response
+
+    proxy.post("/x", upstream=echo.url)(speaking if speaks else stub)
+    proxy.get("/dead", upstream=DEAD)(speaking if speaks else stub)
+    app.include_router(proxy.build_router())
+    served = await serving(app)
+    seen, dead = await served.see("/x", method="POST", body="abc"), await served.ask("/dead")
+
+    assert ("abc", b"1", 502, b"1") == (
+        seen.body,
+        seen.reply.get("x-stamp"),
+        dead.status,
+        dead.get("x-stamp"),
+    )
+
+
+def test_a_prefix_that_is_no_template_says_so(proxy, app):
+    """FastAPI's partial segments are not matched; the first request tells."""
+    app.include_router(declare(proxy, "/x", upstream=DEAD).build_router(), prefix="/v{version}")
+    with pytest.raises(PathTemplateError, match="a parameter is a whole segment"):
+        TestClient(app).get("/v1/x")
+
+
+def test_a_client_without_lifespan_is_served():
     """A client that runs no lifespan still gets an answer."""
     proxy = Proxy()
     inner = FastAPI()

@@ -167,12 +167,12 @@ REFUSED = [
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def guarded(http, transport):
+async def guarded(http, lane, transport):
     """One gateway and its origin for a whole table."""
     answer = OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
     async with (
         ScriptedOrigin([answer, Close()]) as origin,
-        open_gateway(origin.url, http=http, transport=transport()) as gateway,
+        open_gateway(origin.url, http=http, lane=lane, transport=transport()) as gateway,
     ):
         yield gateway, origin
     await eventually(lambda: len(asyncio.all_tasks()) == 1)

@@ -49,14 +49,14 @@ def test_a_failure_answers_every_question(kind, status, stage, side):
 @pytest.mark.parametrize(("kind", "status", "stage", "side"), FAILURES)
 def test_a_failures_text_is_for_logs(kind, status, stage, side):
     """Detail, stage, side and whether anything was sent stand in one line."""
-
     assert f"why stage={stage.value} side={side.value} sent=False" == str(kind("why"))
 
 
 def test_a_failure_without_detail_is_its_title():
     """There is always something to read."""
-
-    assert "the upstream could not be reached stage=connect side=upstream sent=False" == str(UpstreamConnectError())
+    assert "the upstream could not be reached stage=connect side=upstream sent=False" == str(
+        UpstreamConnectError()
+    )
 
 
 def test_a_failure_is_told_where_it_happened():
@@ -86,21 +86,29 @@ def test_the_root_of_failures_is_never_raised():
 
 def test_a_refused_request_has_its_own_status():
     """One class stands for every 4xx of the gateway's own."""
-    error = ClientRequestError("x", status_code=413, title="Content too large", fields=((b"allow", b"GET"),))
+    error = ClientRequestError(
+        "x", status_code=413, title="Content too large", fields=((b"allow", b"GET"),)
+    )
 
-    assert (413, "Content too large", ((b"allow", b"GET"),)) == (error.status_code, error.title, error.fields)
+    assert (413, "Content too large", ((b"allow", b"GET"),)) == (
+        error.status_code,
+        error.title,
+        error.fields,
+    )
 
 
 def test_a_refused_request_has_a_title_without_saying_it():
     """The class's title stands in."""
-
     assert "The request cannot be forwarded" == ClientRequestError("x").title
 
 
-@pytest.mark.parametrize("kind", [PathTemplateError, StubError, DuplicateRouteError, PolicyError], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "kind",
+    [PathTemplateError, StubError, DuplicateRouteError, PolicyError],
+    ids=lambda kind: kind.__name__,
+)
 def test_a_mistake_is_a_declaration_error(kind):
     """Mistakes have one root below the package's."""
-
     assert (True, True) == (issubclass(kind, DeclarationError), issubclass(kind, ProxyRoutesError))
 
 
@@ -120,7 +128,11 @@ def test_a_build_error_is_split_into_build_errors():
 
 def test_every_error_is_exported():
     """The module's names are all of them."""
-    found = {name for name, value in vars(exceptions).items() if isinstance(value, type) and issubclass(value, BaseException)}
+    found = {
+        name
+        for name, value in vars(exceptions).items()
+        if isinstance(value, type) and issubclass(value, BaseException)
+    }
 
     assert set() == found - set(exceptions.__all__)
 

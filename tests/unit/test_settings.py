@@ -23,7 +23,12 @@ def test_defaults_of_timeouts():
     """The numbers of the contract."""
     timeouts = Timeouts()
 
-    assert (5.0, 60.0, 60.0, None) == (timeouts.connect, timeouts.first_byte, timeouts.idle, timeouts.total)
+    assert (5.0, 60.0, 60.0, None) == (
+        timeouts.connect,
+        timeouts.first_byte,
+        timeouts.idle,
+        timeouts.total,
+    )
 
 
 @pytest.mark.parametrize("name", ["connect", "first_byte", "idle", "total"])
@@ -36,7 +41,6 @@ def test_a_timeout_is_greater_than_zero(name, value):
 
 def test_a_timeout_may_be_none():
     """None waits forever."""
-
     assert None is Timeouts(connect=None).connect
 
 
@@ -63,7 +67,6 @@ def test_limits_have_ranges(options, words):
 
 def test_the_default_tls_verifies():
     """Verification is on unless it is turned off."""
-
     assert TLS().verify
 
 
@@ -118,7 +121,6 @@ def test_expected_statuses_are_a_list(value):
 )
 def test_a_path_is_short_for_a_check(value, expected):
     """``health="/path"`` is short for ``HealthCheck("/path")``."""
-
     assert expected == to_health_check(value)
 
 
@@ -132,10 +134,39 @@ def test_a_path_is_short_for_a_check(value, expected):
         pytest.param("https://a", "https", "a", 443, "", "a", "https://a", id="https"),
         pytest.param("ws://a", "http", "a", 80, "", "a", "http://a", id="ws"),
         pytest.param("wss://a:444", "https", "a", 444, "", "a:444", "https://a:444", id="wss"),
-        pytest.param("http://A.Example:8080/b/", "http", "a.example", 8080, "/b", "a.example:8080", "http://a.example:8080", id="base"),
-        pytest.param("http://[::1]:8080", "http", "::1", 8080, "", "[::1]:8080", "http://[::1]:8080", id="ipv6"),
-        pytest.param("http://[fe80::1%25eth0]", "http", "fe80::1%25eth0", 80, "", "[fe80::1%25eth0]", "http://[fe80::1%25eth0]", id="ipv6-zone"),
-        pytest.param("http://a:80/%2Fx//", "http", "a", 80, "/%2Fx", "a", "http://a", id="encoded-base"),
+        pytest.param(
+            "http://A.Example:8080/b/",
+            "http",
+            "a.example",
+            8080,
+            "/b",
+            "a.example:8080",
+            "http://a.example:8080",
+            id="base",
+        ),
+        pytest.param(
+            "http://[::1]:8080",
+            "http",
+            "::1",
+            8080,
+            "",
+            "[::1]:8080",
+            "http://[::1]:8080",
+            id="ipv6",
+        ),
+        pytest.param(
+            "http://[fe80::1%25eth0]",
+            "http",
+            "fe80::1%25eth0",
+            80,
+            "",
+            "[fe80::1%25eth0]",
+            "http://[fe80::1%25eth0]",
+            id="ipv6-zone",
+        ),
+        pytest.param(
+            "http://a:80/%2Fx//", "http", "a", 80, "/%2Fx", "a", "http://a", id="encoded-base"
+        ),
     ],
 )
 def test_a_url_is_taken_apart(url, scheme, host, port, base_path, authority, origin):
@@ -157,7 +188,15 @@ def test_a_unix_socket_is_a_destination():
     """Its path stands percent-encoded where a host does."""
     destination = Destination("http+unix://%2Frun%2Fapp.sock/base/")
 
-    assert ("http+unix", "", 0, "/run/app.sock", "/base", "localhost", "http+unix:///run/app.sock") == (
+    assert (
+        "http+unix",
+        "",
+        0,
+        "/run/app.sock",
+        "/base",
+        "localhost",
+        "http+unix:///run/app.sock",
+    ) == (
         destination.scheme,
         destination.host,
         destination.port,
@@ -184,6 +223,7 @@ def test_a_unix_socket_is_a_destination():
         pytest.param("http://a_b%20", "needs a host", id="bad-host"),
         pytest.param("http://[zz]", "not a URL", id="no-ipv6"),
         pytest.param("http://[1::2::3]", "not a", id="bad-ipv6"),
+        pytest.param("http://[v1.a:b]", "not an IPv6 address", id="future-address"),
         pytest.param("http://a:99999", "not a URL", id="big-port"),
         pytest.param("http://a:0", "port 0 cannot be connected to", id="port-zero"),
         pytest.param("http://a b", "only the characters of RFC 3986", id="space"),
@@ -218,8 +258,12 @@ def test_a_url_that_is_no_string_is_refused():
     [
         pytest.param({"weight": 0}, "weight must be at least 1: 0", id="weight"),
         pytest.param({"priority": -1}, "priority must be at least 0: -1", id="priority"),
-        pytest.param({"max_requests": 0}, "max_requests must be at least 1, or None", id="requests"),
-        pytest.param({"max_in_flight": 0}, "max_in_flight must be at least 1, or None", id="in-flight"),
+        pytest.param(
+            {"max_requests": 0}, "max_requests must be at least 1, or None", id="requests"
+        ),
+        pytest.param(
+            {"max_in_flight": 0}, "max_in_flight must be at least 1, or None", id="in-flight"
+        ),
     ],
 )
 def test_a_destination_has_ranges(options, words):
@@ -230,13 +274,11 @@ def test_a_destination_has_ranges(options, words):
 
 def test_a_destinations_check_may_be_a_path():
     """The short form is stored as what it means."""
-
     assert HealthCheck("/x") == Destination("http://a", health="/x").health
 
 
 def test_a_destination_is_a_value():
     """Equal ones are equal, and may be keys."""
-
     assert 1 == len({Destination("http://a"), Destination("http://a")})
 
 
@@ -273,19 +315,18 @@ def test_a_lone_string_is_refused(make, words):
 
 def test_a_mapping_and_pairs_are_the_same_rules():
     """Both spellings are stored as pairs."""
-
-    assert HeaderRules(set={"a": "b"}, remove=["c"]) == HeaderRules(set=[("a", "b")], remove=("c",))
+    assert HeaderRules(set={"a": "b"}, remove=["c"]) == HeaderRules(
+        set=[("a", "b")], remove=("c",)
+    )
 
 
 def test_allowing_nothing_is_not_allowing_all():
     """An empty list of names is kept apart from none."""
-
     assert (None, ()) == (QueryRules().allow, QueryRules(allow=[]).allow)
 
 
 def test_match_stores_pairs():
     """What decides a route is hashable."""
-
     assert (("a.example",), (("x", "1"),), (("y", "2"),)) == (
         Match(hosts=["a.example"]).hosts,
         Match(headers={"x": "1"}).headers,
@@ -295,7 +336,6 @@ def test_match_stores_pairs():
 
 def test_cookie_rules_leave_everything_by_default():
     """None leaves an attribute as it is."""
-
     assert (None, None, None) == (CookieRules().domain, CookieRules().path, CookieRules().secure)
 
 
@@ -305,7 +345,11 @@ def test_forwarding_has_two_modes():
         Forwarding(mode="append")
 
 
-@pytest.mark.parametrize("value", [Timeouts(), Limits(), HealthCheck(), Destination("http://a"), Forwarding(), Match()], ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize(
+    "value",
+    [Timeouts(), Limits(), HealthCheck(), Destination("http://a"), Forwarding(), Match()],
+    ids=lambda one: type(one).__name__,
+)
 def test_values_cannot_be_changed(value):
     """Settings are frozen."""
     name = next(iter(value.__attrs_attrs__)).name

@@ -7,8 +7,21 @@ import pytest
 from fastapi import Body, Depends, FastAPI, Request
 from pydantic import BaseModel
 
-from proxyroutes import BuildError, Destination, ForwardedRequest, HealthMonitor, Proxy, Timeouts, UpstreamPool
-from proxyroutes.exceptions import DeclarationError, DuplicateRouteError, PathTemplateError, StubError
+from proxyroutes import (
+    BuildError,
+    Destination,
+    ForwardedRequest,
+    HealthMonitor,
+    Proxy,
+    Timeouts,
+    UpstreamPool,
+)
+from proxyroutes.exceptions import (
+    DeclarationError,
+    DuplicateRouteError,
+    PathTemplateError,
+    StubError,
+)
 from proxyroutes.settings import Forwarding
 from proxyroutes.transports import ASGITransport
 
@@ -149,36 +162,83 @@ async def test_a_proxy_with_mistakes_cannot_be_entered():
     [
         pytest.param("x", {}, "a path starts with a slash: write '/x'", id="no-slash"),
         pytest.param(7, {}, "a path is a string: 7", id="path-number"),
-        pytest.param("/", {"methods": "GET"}, "methods: a list is meant, not one value: write ['GET']", id="lone-method"),
+        pytest.param(
+            "/",
+            {"methods": "GET"},
+            "methods: a list is meant, not one value: write ['GET']",
+            id="lone-method",
+        ),
         pytest.param("/", {"methods": 7}, "methods: a list is meant", id="methods-number"),
         pytest.param("/", {"methods": []}, "methods is empty: leave it out", id="no-methods"),
         pytest.param("/", {"methods": [7]}, "a method is a string: 7", id="method-number"),
         pytest.param("/", {"methods": ["get"]}, "write 'GET', not 'get'", id="lower-case"),
-        pytest.param("/", {"methods": ["GET", "A B"]}, "the method is not a token: 'A B'", id="no-token"),
+        pytest.param(
+            "/", {"methods": ["GET", "A B"]}, "the method is not a token: 'A B'", id="no-token"
+        ),
         pytest.param("/", {"methods": ["TRACE"]}, "TRACE is not forwarded", id="trace"),
         pytest.param("/", {"methods": ["CONNECT"]}, "CONNECT is not forwarded", id="connect"),
-        pytest.param("/", {"tags": "x"}, "tags: a list is meant, not one value: write ['x']", id="lone-tag"),
-        pytest.param("/", {"identity_headers": "x-user"}, "write ['x-user']", id="lone-identity-field"),
-        pytest.param("/", {"identity_headers": ["x user"]}, "not a field name: 'x user'", id="bad-identity-field"),
-        pytest.param("/", {"location": "rewrites"}, "location is 'rewrite' or 'keep', not 'rewrites'", id="location"),
+        pytest.param(
+            "/", {"tags": "x"}, "tags: a list is meant, not one value: write ['x']", id="lone-tag"
+        ),
+        pytest.param(
+            "/", {"identity_headers": "x-user"}, "write ['x-user']", id="lone-identity-field"
+        ),
+        pytest.param(
+            "/",
+            {"identity_headers": ["x user"]},
+            "not a field name: 'x user'",
+            id="bad-identity-field",
+        ),
+        pytest.param(
+            "/",
+            {"location": "rewrites"},
+            "location is 'rewrite' or 'keep', not 'rewrites'",
+            id="location",
+        ),
         pytest.param("/", {"host": "preserved"}, "did you mean 'preserve'?", id="close-host"),
         pytest.param("/", {"host": "a b"}, "or a literal host, not 'a b'", id="bad-host"),
         pytest.param("/", {"host": "bücher.example"}, "or a literal host", id="host-not-ascii"),
         pytest.param("/", {"host": 7}, "or a literal host, not 7", id="host-number"),
-        pytest.param("/", {"max_body_bytes": -1}, "max_body_bytes is a number of bytes from 0 up: -1", id="negative-limit"),
-        pytest.param("/", {"max_body_bytes": "1MB"}, "max_body_bytes is a number of bytes", id="limit-text"),
-        pytest.param("/", {"timeouts": 5.0}, "write Timeouts(first_byte=5.0)", id="timeouts-number"),
-        pytest.param("/", {"forwarding": "off"}, "forwarding is a Forwarding value, not 'off'", id="forwarding-text"),
-        pytest.param("/", {"retry": 3, "hedge": 1}, "hedge, retry: not in this release; remove it", id="not-yet"),
-        pytest.param("/", {"responses": {200: 7}}, "FastAPI cannot take stub 'stub'", id="responses"),
-        pytest.param("/", {"dependencies": [7]}, "FastAPI cannot take stub 'stub'", id="no-dependency"),
+        pytest.param(
+            "/",
+            {"max_body_bytes": -1},
+            "max_body_bytes is a number of bytes from 0 up: -1",
+            id="negative-limit",
+        ),
+        pytest.param(
+            "/", {"max_body_bytes": "1MB"}, "max_body_bytes is a number of bytes", id="limit-text"
+        ),
+        pytest.param(
+            "/", {"timeouts": 5.0}, "write Timeouts(first_byte=5.0)", id="timeouts-number"
+        ),
+        pytest.param(
+            "/",
+            {"forwarding": "off"},
+            "forwarding is a Forwarding value, not 'off'",
+            id="forwarding-text",
+        ),
+        pytest.param(
+            "/",
+            {"retry": 3, "hedge": 1},
+            "hedge, retry: not in this release; remove it",
+            id="not-yet",
+        ),
+        pytest.param(
+            "/", {"responses": {200: 7}}, "FastAPI cannot take stub 'stub'", id="responses"
+        ),
+        pytest.param(
+            "/", {"dependencies": [7]}, "FastAPI cannot take stub 'stub'", id="no-dependency"
+        ),
     ],
 )
 def test_a_mistake_of_a_route_says_what_to_write_instead(path, options, words):
     """The message has the mistake, its cure and the place."""
     problem = the_problem_of(path, **options)
 
-    assert (True, f"{__file__}:{stub.__code__.co_firstlineno}") == (words in problem.problem, problem.location)
+    assert (True, f"{__file__}:{stub.__code__.co_firstlineno}") == (
+        words in problem.problem,
+        problem.location,
+    )
 
 
 @pytest.mark.parametrize(
@@ -194,7 +254,11 @@ def test_a_mistake_of_a_route_says_what_to_write_instead(path, options, words):
         pytest.param(["http://a", "http://a/"], "twice: say weight=2 instead", id="twice"),
         pytest.param(["http://a", 7], "a destination's URL is a string: 7", id="list-with-number"),
         pytest.param(["http://[", "http://a"], "upstream: ", id="list-with-nonsense"),
-        pytest.param(7, "an UpstreamPool, a URL, a list of them, an ASGI app or a callable is meant, not 7", id="number"),
+        pytest.param(
+            7,
+            "an UpstreamPool, a URL, a list of them, an ASGI app or a callable is meant, not 7",
+            id="number",
+        ),
         pytest.param(lambda: None, "takes 0", id="callable-of-nothing"),
         pytest.param(lambda a, b: None, "takes 2", id="callable-of-two"),
     ],
@@ -203,7 +267,10 @@ def test_a_bad_upstream_says_what_is_meant(upstream, words):
     """What cannot be an upstream is reported at its stub."""
     problem = the_problem_of("/", upstream=upstream)
 
-    assert (True, f"{__file__}:{stub.__code__.co_firstlineno}") == (words in problem.problem, problem.location)
+    assert (True, f"{__file__}:{stub.__code__.co_firstlineno}") == (
+        words in problem.problem,
+        problem.location,
+    )
 
 
 def test_a_route_without_upstream_is_a_mistake():
@@ -212,14 +279,18 @@ def test_a_route_without_upstream_is_a_mistake():
     proxy.get("/")(stub)
     (problem,) = problems_of(proxy)
 
-    assert "a route needs an upstream, its own or its group's: write upstream=pool" in problem.problem
+    assert (
+        "a route needs an upstream, its own or its group's: write upstream=pool" in problem.problem
+    )
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         pytest.param({"rewrite": "/<b>"}, "uses <b>", id="rewrite"),
-        pytest.param({"allowed_origins": "http://a"}, "allowed_origins: a list is meant", id="lone-origin"),
+        pytest.param(
+            {"allowed_origins": "http://a"}, "allowed_origins: a list is meant", id="lone-origin"
+        ),
         pytest.param({"timeouts": 5}, "timeouts is a Timeouts value", id="timeouts"),
         pytest.param({"dependencies": 5}, "dependencies: a list is meant", id="dependencies"),
         pytest.param({"dependencies": [5]}, "FastAPI cannot take stub 'stub'", id="no-dependency"),
@@ -230,7 +301,10 @@ def test_a_mistake_of_a_websocket_is_reported_too(options, words):
     """WebSocket routes are checked with the others."""
     problem = the_problem_of("/<a>", declare="websocket", **options)
 
-    assert (True, f"{__file__}:{stub.__code__.co_firstlineno}") == (words in problem.problem, problem.location)
+    assert (True, f"{__file__}:{stub.__code__.co_firstlineno}") == (
+        words in problem.problem,
+        problem.location,
+    )
 
 
 def test_a_bad_path_of_a_websocket_is_reported():
@@ -256,14 +330,28 @@ def test_a_mistake_of_a_group_is_reported():
     ("earlier", "later", "words"),
     [
         pytest.param(("/a", None), ("/a", None), "repeats", id="same"),
-        pytest.param(("/a", ["GET", "POST"]), ("/a", ["POST", "PUT"]), "repeats", id="overlapping-methods"),
+        pytest.param(
+            ("/a", ["GET", "POST"]), ("/a", ["POST", "PUT"]), "repeats", id="overlapping-methods"
+        ),
         pytest.param(("/a", ["GET"]), ("/a", None), "repeats", id="every-method-overlaps"),
         pytest.param(("/<x>", None), ("/{y}", None), "repeats", id="other-name-and-spelling"),
         pytest.param(("/%61", None), ("/a", None), "repeats", id="encoded"),
-        pytest.param(("/<path>", None), ("/a", None), "can never be reached: it is wholly hidden by", id="rest"),
+        pytest.param(
+            ("/<path>", None),
+            ("/a", None),
+            "can never be reached: it is wholly hidden by",
+            id="rest",
+        ),
         pytest.param(("/<x>", None), ("/a", ["GET"]), "can never be reached", id="segment"),
-        pytest.param(("/<x>", ["GET", "PUT"]), ("/<int:n>", ["GET"]), "can never be reached", id="fewer-methods"),
-        pytest.param(("/a/<path>", None), ("/a/b/<path>", None), "can never be reached", id="behind-literal"),
+        pytest.param(
+            ("/<x>", ["GET", "PUT"]),
+            ("/<int:n>", ["GET"]),
+            "can never be reached",
+            id="fewer-methods",
+        ),
+        pytest.param(
+            ("/a/<path>", None), ("/a/b/<path>", None), "can never be reached", id="behind-literal"
+        ),
     ],
 )
 def test_a_repeated_or_hidden_route_is_a_mistake(earlier, later, words):
@@ -312,7 +400,9 @@ def test_one_http_and_one_websocket_route_may_share_a_path():
     assert () == proxy.compiled().problems
 
 
-@pytest.mark.parametrize(("earlier", "later"), [("/a", "/a"), ("/<path>", "/a")], ids=["same", "hidden"])
+@pytest.mark.parametrize(
+    ("earlier", "later"), [("/a", "/a"), ("/<path>", "/a")], ids=["same", "hidden"]
+)
 def test_a_hidden_websocket_is_a_mistake(earlier, later):
     """WebSocket routes hide each other by path alone."""
     proxy = Proxy()
@@ -350,12 +440,17 @@ async def with_body_dependency(item: Annotated[Item, Depends(body_dependency)]) 
     """Take a model through a dependency."""
 
 
-@pytest.mark.parametrize("taking", [with_model, with_value, with_body_dependency], ids=lambda one: one.__name__)
+@pytest.mark.parametrize(
+    "taking", [with_model, with_value, with_body_dependency], ids=lambda one: one.__name__
+)
 def test_a_body_parameter_needs_a_limit(taking):
     """How much is buffered must be said."""
     problem = the_problem_of("/", stub=taking)
 
-    assert (StubError, True) == (type(problem), "say how much is buffered, as max_body_bytes=1_000_000" in problem.problem)
+    assert (StubError, True) == (
+        type(problem),
+        "say how much is buffered, as max_body_bytes=1_000_000" in problem.problem,
+    )
 
 
 def sync_generator():
@@ -368,12 +463,17 @@ async def asynchronous_generator():
     yield
 
 
-@pytest.mark.parametrize("yielding", [sync_generator, asynchronous_generator], ids=lambda one: one.__name__)
+@pytest.mark.parametrize(
+    "yielding", [sync_generator, asynchronous_generator], ids=lambda one: one.__name__
+)
 def test_a_generator_stub_is_a_mistake(yielding):
     """The cure is named."""
     problem = the_problem_of("/", stub=yielding)
 
-    assert (StubError, True) == (type(problem), "return a StreamingResponse instead of yielding" in problem.problem)
+    assert (StubError, True) == (
+        type(problem),
+        "return a StreamingResponse instead of yielding" in problem.problem,
+    )
 
 
 async def variadic(*args: int) -> None:
@@ -393,7 +493,10 @@ def test_parameters_without_names_are_a_mistake(taking):
     """FastAPI solves named parameters only."""
     problem = the_problem_of("/", stub=taking)
 
-    assert (StubError, True) == (type(problem), "FastAPI solves named ones only" in problem.problem)
+    assert (StubError, True) == (
+        type(problem),
+        "FastAPI solves named ones only" in problem.problem,
+    )
 
 
 def test_annotations_that_cannot_be_resolved_are_a_mistake():
@@ -404,7 +507,10 @@ def test_annotations_that_cannot_be_resolved_are_a_mistake():
 
     problem = the_problem_of("/", stub=lost)
 
-    assert (StubError, True) == (type(problem), "annotations of stub 'lost' cannot be resolved" in problem.problem)
+    assert (StubError, True) == (
+        type(problem),
+        "annotations of stub 'lost' cannot be resolved" in problem.problem,
+    )
 
 
 async def bare(request: ForwardedRequest) -> None:
@@ -446,7 +552,9 @@ def test_route_class_is_refused():
     ("prefix", "words"),
     [
         pytest.param("api", "a path starts with a slash: write '/api'", id="no-slash"),
-        pytest.param("/api/", "a prefix does not end with a slash: write '/api'", id="slash-at-end"),
+        pytest.param(
+            "/api/", "a prefix does not end with a slash: write '/api'", id="slash-at-end"
+        ),
         pytest.param("/v<n>", "a parameter is a whole segment", id="part-of-segment"),
     ],
 )
@@ -459,7 +567,6 @@ def test_a_bad_prefix_of_the_router_is_reported(prefix, words):
 
 def test_a_proxy_without_routes_builds_a_router():
     """A gateway may have nothing to serve yet."""
-
     assert [] == Proxy().build_router().routes
 
 
@@ -495,14 +602,24 @@ def test_a_pool_keeps_its_own_monitor():
     ("upstream", "name", "destinations"),
     [
         pytest.param("http://a:1/base", "a:1", [Destination("http://a:1/base")], id="url"),
-        pytest.param(Destination("https://a", weight=2), "a", [Destination("https://a", weight=2)], id="destination"),
+        pytest.param(
+            Destination("https://a", weight=2),
+            "a",
+            [Destination("https://a", weight=2)],
+            id="destination",
+        ),
         pytest.param(
             ["http://a", Destination("http://b:2", weight=2)],
             "a,b:2",
             [Destination("http://a"), Destination("http://b:2", weight=2)],
             id="list",
         ),
-        pytest.param(("ws://a", "wss://b"), "a,b", [Destination("ws://a"), Destination("wss://b")], id="ws-spelling"),
+        pytest.param(
+            ("ws://a", "wss://b"),
+            "a,b",
+            [Destination("ws://a"), Destination("wss://b")],
+            id="ws-spelling",
+        ),
     ],
 )
 def test_urls_make_an_anonymous_pool(upstream, name, destinations):
@@ -523,7 +640,9 @@ class AsgiObject:
         """Serve."""
 
 
-@pytest.mark.parametrize("app", [asgi_function, AsgiObject(), FastAPI()], ids=["function", "object", "fastapi"])
+@pytest.mark.parametrize(
+    "app", [asgi_function, AsgiObject(), FastAPI()], ids=["function", "object", "fastapi"]
+)
 def test_an_asgi_app_is_served_in_process(app):
     """What takes scope, receive and send is an application."""
     pool = plan_of("/", upstream=app).pool
@@ -553,12 +672,21 @@ class Chooser:
         return POOL
 
 
-@pytest.mark.parametrize("upstream", [choose, choose_later, Chooser()], ids=["sync", "async", "object"])
+@pytest.mark.parametrize(
+    "upstream", [choose, choose_later, Chooser()], ids=["sync", "async", "object"]
+)
 async def test_a_callable_chooses_for_each_request(upstream):
     """Synchronous and asynchronous choosers are called alike."""
     plan = plan_of("/", upstream=upstream)
 
     assert (None, POOL) == (plan.pool, await plan.choose(None))
+
+
+def test_what_has_no_signature_counts_as_a_chooser():
+    """Some built-in callables cannot be looked into."""
+    plan = plan_of("/", upstream=dict)
+
+    assert (None, True) == (plan.pool, plan.choose is not None)
 
 
 async def test_a_chooser_that_gives_no_pool_is_told():
@@ -577,7 +705,11 @@ def test_a_proxys_settings_are_defaults():
     plan = plan_of("/", proxy=Proxy(timeouts=timeouts, forwarding=forwarding, via="me"))
     fields = plan.hop.fields({}, b"", [])
 
-    assert (timeouts, True, ((b"via", b"1.1 me"),)) == (plan.timeouts, plan.pool_timeouts, tuple(fields))
+    assert (timeouts, True, ((b"via", b"1.1 me"),)) == (
+        plan.timeouts,
+        plan.pool_timeouts,
+        tuple(fields),
+    )
 
 
 def test_a_routes_timeouts_come_before_those_of_its_pool():
@@ -598,7 +730,6 @@ def test_a_routes_timeouts_come_before_those_of_its_pool():
 )
 def test_host_is_compiled(host, expected):
     """The destination's, the client's or a literal one."""
-
     assert expected == plan_of("/", host=host).host
 
 
@@ -606,9 +737,20 @@ def test_host_is_compiled(host, expected):
     ("path", "rewrite", "pieces", "inverse"),
     [
         pytest.param("/a/<x>/<path>", "/b/<path>", (b"/b/", 1), None, id="a-capture-is-lost"),
-        pytest.param("/a/<x>/<path>", "/<x>/b/<path>", (b"/", 0, b"/b/", 1), (0, b"b", ~1), id="both-used"),
-        pytest.param("/a/<x>", "/b/<x>/c%20d", (b"/b/", 0, b"/c%20d"), (b"b", 0, b"c d"), id="literal-behind"),
+        pytest.param(
+            "/a/<x>/<path>", "/<x>/b/<path>", (b"/", 0, b"/b/", 1), (0, b"b", ~1), id="both-used"
+        ),
+        pytest.param(
+            "/a/<x>",
+            "/b/<x>/c%20d",
+            (b"/b/", 0, b"/c%20d"),
+            (b"b", 0, b"c d"),
+            id="literal-behind",
+        ),
         pytest.param("/a", "/", (b"/",), (b"",), id="root"),
+        pytest.param("/a/<path:x>", "/<x>", (b"/", 0), (~0,), id="rest-by-name"),
+        pytest.param("/<x>/<path>", "/<path>/<x>", (b"/", 1, b"/", 0), None, id="behind-a-rest"),
+        pytest.param("/<x>", "/<x>/<x>", (b"/", 0, b"/", 0), None, id="repeated"),
     ],
 )
 def test_a_rewrite_is_compiled_with_its_inverse(path, rewrite, pieces, inverse):
@@ -620,7 +762,6 @@ def test_a_rewrite_is_compiled_with_its_inverse(path, rewrite, pieces, inverse):
 
 def test_a_name_may_be_given():
     """A route is called after its stub unless told otherwise."""
-
     assert ("stub", "named") == (plan_of("/").name, plan_of("/", name="named").name)
 
 
@@ -656,10 +797,14 @@ def test_an_annotation_with_unhashable_metadata_is_taken():
     @proxy.get("/", upstream=UPSTREAM)
     async def annotated(request: Annotated[Request, ["unhashable"]]) -> None: ...
 
-    assert 1 == len([route for route in proxy.build_router().routes if not route.include_in_schema])
+    assert 1 == len(
+        [route for route in proxy.build_router().routes if not route.include_in_schema]
+    )
 
 
 def test_a_declaration_error_without_place_is_its_text():
     """Where there is no stub, nothing stands before the problem."""
-
-    assert ("x", "a.py:1: x") == (str(DeclarationError("x")), str(DeclarationError("x", location="a.py:1")))
+    assert ("x", "a.py:1: x") == (
+        str(DeclarationError("x")),
+        str(DeclarationError("x", location="a.py:1")),
+    )

@@ -35,23 +35,28 @@ def only(registry):
 
 def test_a_decorator_gives_the_stub_back(root):
     """The decorated name is still the stub itself."""
-
     assert stub is root.route("/x", upstream=UPSTREAM)(stub)
 
 
 def test_a_websocket_decorator_gives_the_stub_back(root):
     """The decorated name is still the stub itself."""
-
     assert stub is root.websocket("/x", upstream=UPSTREAM)(stub)
 
 
 @pytest.mark.parametrize("method", ["get", "post", "put", "patch", "delete", "head", "options"])
 def test_a_shortcut_is_a_route_of_one_method(root, registry, method):
     """``proxy.get`` and its like are ``route`` with that one method."""
-    getattr(root, method)("/x", upstream=UPSTREAM, rewrite="/y", name="named", summary="Short")(stub)
+    getattr(root, method)("/x", upstream=UPSTREAM, rewrite="/y", name="named", summary="Short")(
+        stub
+    )
     spec = only(registry)
 
-    assert ((method.upper(),), "/y", "named", "Short") == (spec.methods, spec.rewrite, spec.name, spec.summary)
+    assert ((method.upper(),), "/y", "named", "Short") == (
+        spec.methods,
+        spec.rewrite,
+        spec.name,
+        spec.summary,
+    )
 
 
 def test_routes_are_recorded_in_declared_order(root, registry):
@@ -96,7 +101,12 @@ def test_a_group_gives_what_a_route_does_not_say(root, registry):
     timeouts = Timeouts(total=1.0)
     forwarding = Forwarding(mode="off")
     group = root.group(
-        "/g", upstream=UPSTREAM, timeouts=timeouts, forwarding=forwarding, host="preserve", max_body_bytes=7
+        "/g",
+        upstream=UPSTREAM,
+        timeouts=timeouts,
+        forwarding=forwarding,
+        host="preserve",
+        max_body_bytes=7,
     )
     group.get("/x")(stub)
     spec = only(registry)
@@ -112,8 +122,12 @@ def test_a_group_gives_what_a_route_does_not_say(root, registry):
 
 def test_a_route_overrides_its_group(root, registry):
     """The narrower setting wins."""
-    group = root.group("/g", upstream=UPSTREAM, host="preserve", timeouts=Timeouts(total=1.0), max_body_bytes=7)
-    group.get("/x", upstream="http://other", host="destination", timeouts=None, max_body_bytes=None)(stub)
+    group = root.group(
+        "/g", upstream=UPSTREAM, host="preserve", timeouts=Timeouts(total=1.0), max_body_bytes=7
+    )
+    group.get(
+        "/x", upstream="http://other", host="destination", timeouts=None, max_body_bytes=None
+    )(stub)
     spec = only(registry)
 
     assert ("http://other", "destination", None, None) == (
@@ -126,7 +140,9 @@ def test_a_route_overrides_its_group(root, registry):
 
 def test_a_nested_group_overrides_its_parent(root, registry):
     """Groups nest: prefixes add up, and the innermost setting wins."""
-    root.group("/a", upstream=UPSTREAM, host="preserve").group("/b", host="example.org").get("/c")(stub)
+    root.group("/a", upstream=UPSTREAM, host="preserve").group("/b", host="example.org").get("/c")(
+        stub
+    )
     spec = only(registry)
 
     assert ("/a/b/c", UPSTREAM, "example.org") == (spec.path, spec.upstream, spec.host)
@@ -144,7 +160,9 @@ def test_dependencies_tags_and_identity_fields_add_up(root, registry):
     """These three are taken from every level, the outermost first."""
     group = root.group("/a", dependencies=[1], tags=["a"], identity_headers=["x-a"])
     nested = group.group("/b", dependencies=[2], tags=["b"], identity_headers=["x-b"])
-    nested.get("/c", upstream=UPSTREAM, dependencies=[3], tags=["c"], identity_headers=["x-c"])(stub)
+    nested.get("/c", upstream=UPSTREAM, dependencies=[3], tags=["c"], identity_headers=["x-c"])(
+        stub
+    )
     spec = only(registry)
 
     assert ((1, 2, 3), ("a", "b", "c"), ("x-a", "x-b", "x-c")) == (
@@ -202,7 +220,9 @@ def test_a_bad_prefix_is_recorded(root, registry, prefix, used, words):
 @pytest.mark.parametrize(
     ("keyword", "words"),
     [
-        pytest.param("timeout", "a group has no keyword 'timeout'; did you mean 'timeouts'?", id="close"),
+        pytest.param(
+            "timeout", "a group has no keyword 'timeout'; did you mean 'timeouts'?", id="close"
+        ),
         pytest.param("xyz", "a group has no keyword 'xyz'", id="far"),
     ],
 )
@@ -219,7 +239,9 @@ def test_a_lone_value_where_a_list_is_meant_is_recorded(root, registry, keyword,
     """The mistake is kept with the route, and nothing raises."""
     root.get("/x", upstream=UPSTREAM, **{keyword: value})(stub)
 
-    assert (f"{keyword}: a list is meant, not one value: write [{value!r}]",) == only(registry).problems
+    assert (f"{keyword}: a list is meant, not one value: write [{value!r}]",) == only(
+        registry
+    ).problems
 
 
 def test_a_lone_value_of_a_group_is_recorded(root, registry):
@@ -261,7 +283,9 @@ def test_a_keyword_that_this_release_lacks_is_inherited(root, registry):
 
 def test_a_missing_keyword_left_empty_is_no_mistake(root, registry):
     """Saying nothing with a keyword is allowed."""
-    root.route("/x", upstream=UPSTREAM, match=None, retry=None, request_filters=(), server_timing=False)(stub)
+    root.route(
+        "/x", upstream=UPSTREAM, match=None, retry=None, request_filters=(), server_timing=False
+    )(stub)
 
     assert () == only(registry).not_yet
 
@@ -270,7 +294,9 @@ def test_a_websocket_is_recorded(root, registry):
     """A WebSocket route is a spec of its own, with what its group gives."""
     timeouts = Timeouts(idle=1.0)
     group = root.group("/g", upstream=UPSTREAM, dependencies=[1], timeouts=timeouts)
-    group.websocket("/live/<path>", rewrite="/<path>", allowed_origins=["http://a"], dependencies=[2], name="n")(stub)
+    group.websocket(
+        "/live/<path>", rewrite="/<path>", allowed_origins=["http://a"], dependencies=[2], name="n"
+    )(stub)
     spec = only(registry)
 
     assert (WebSocketSpec, "/g/live/<path>", UPSTREAM, (1, 2), timeouts, ["http://a"], "n") == (
@@ -286,7 +312,9 @@ def test_a_websocket_is_recorded(root, registry):
 
 def test_a_websocket_overrides_its_groups_timeouts(root, registry):
     """The narrower setting wins for WebSockets too."""
-    root.group("/g", timeouts=Timeouts(idle=1.0)).websocket("/x", upstream=UPSTREAM, timeouts=None)(stub)
+    root.group("/g", timeouts=Timeouts(idle=1.0)).websocket(
+        "/x", upstream=UPSTREAM, timeouts=None
+    )(stub)
 
     assert None is only(registry).options["timeouts"]
 
@@ -320,7 +348,6 @@ def test_one_stub_may_have_several_routes(root, registry):
 
 def test_what_is_not_said_reads_as_inherited():
     """The mark of an unsaid keyword has a name for documentation."""
-
     assert "inherited" == repr(UNSET)
 
 

@@ -7,10 +7,10 @@ import pytest
 from proxyroutes._declare.stubs import find_function, read_stub
 
 
-async def dots() -> None: ...
+async def dots() -> None: ...  # noqa: D103 - a docstring is another test's.
 
 
-async def passes() -> None:
+async def passes() -> None:  # noqa: D103 - a docstring is another test's.
     pass
 
 
@@ -20,14 +20,13 @@ async def documented() -> None:
 
 async def documented_with_dots() -> None:
     """Say nothing."""
-    ...
 
 
 def synchronous() -> None:
     """Say nothing."""
 
 
-async def returns_none() -> None:
+async def returns_none() -> None:  # noqa: D103 - a docstring is another test's.
     return None
 
 
@@ -36,30 +35,37 @@ async def with_parameters(a: int, *, b: str = "x") -> None:
 
 
 async def returns_value() -> int:
+    """Say something."""
     return 7
 
 
 async def returns_false() -> bool:
+    """Say something."""
     return False
 
 
 def returns_text() -> str:
+    """Say something."""
     return "x"
 
 
 async def calls() -> None:
+    """Say something."""
     print("x")
 
 
 async def raises() -> None:
+    """Say something."""
     raise ValueError
 
 
 async def reads_parameter(a: int) -> None:
+    """Say something."""
     a  # noqa: B018
 
 
 async def assigns() -> None:
+    """Say something."""
     x = 1  # noqa: F841
 
 
@@ -93,7 +99,6 @@ class Bare:
 )
 def test_a_stub_with_an_empty_body_says_nothing(stub):
     """``...``, ``pass`` and a docstring are silence."""
-
     assert not read_stub(stub).speaks
 
 
@@ -104,7 +109,6 @@ def test_a_stub_with_an_empty_body_says_nothing(stub):
 )
 def test_any_other_body_speaks(stub):
     """What may do something is called."""
-
     assert read_stub(stub).speaks
 
 
@@ -115,7 +119,6 @@ def test_any_other_body_speaks(stub):
 )
 def test_a_stub_that_is_not_plain_speaks(stub):
     """Unknown counts as speaking: a wrapper may do anything."""
-
     assert read_stub(stub).speaks
 
 
@@ -133,7 +136,9 @@ def test_a_method_of_closure_cells_is_still_silent():
 
 
 @pytest.mark.parametrize(
-    "stub", [documented, decorate(documented), functools.partial(documented)], ids=["plain", "wrapped", "partial"]
+    "stub",
+    [documented, decorate(documented), functools.partial(documented)],
+    ids=["plain", "wrapped", "partial"],
 )
 def test_the_place_is_that_of_the_innermost_function(stub):
     """The place is file and line of what the user wrote."""
@@ -151,7 +156,6 @@ def test_a_callable_object_has_the_place_of_its_call():
 
 def test_what_has_no_code_has_no_place():
     """A built-in function stands nowhere."""
-
     assert "" == read_stub(print).location
 
 
@@ -168,7 +172,6 @@ def test_what_has_no_code_has_no_place():
 )
 def test_coroutine_functions_are_known(stub, is_async):
     """What is awaited is told from what is run in a thread."""
-
     assert is_async == read_stub(stub).is_async
 
 
@@ -193,13 +196,11 @@ async def async_generator():
 )
 def test_generators_are_known(stub, expected):
     """A stub that yields is told from others."""
-
     assert expected == read_stub(stub).is_generator
 
 
 def test_the_name_of_an_object_is_its_type():
     """What has no name is called by its class."""
-
     assert "Callable" == read_stub(Callable()).name
 
 

@@ -25,13 +25,11 @@ from proxyroutes.exceptions import PathTemplateError
 )
 def test_both_spellings_are_the_same_template(angled, braced):
     """Angle brackets and FastAPI's braces declare the same segments."""
-
     assert parse_template(angled).segments == parse_template(braced).segments
 
 
 def test_bare_path_is_short_for_the_rest():
     """``<path>`` alone is ``<path:path>``."""
-
     assert parse_template("/<path:path>").segments == parse_template("/<path>").segments
 
 
@@ -44,7 +42,6 @@ def test_bare_path_in_braces_is_one_segment():
 
 def test_names_are_in_order():
     """Parameters are listed as they stand in the path."""
-
     assert ("b", "a", "rest") == parse_template("/<b>/<int:a>/<path:rest>").names
 
 
@@ -59,13 +56,11 @@ def test_names_are_in_order():
 )
 def test_starlette_spelling_is_made_for_fastapi(text, expected):
     """FastAPI is given the template in its own spelling, decoded."""
-
     assert expected == parse_template(text).starlette_path
 
 
 def test_openapi_spelling_has_names_only():
     """OpenAPI knows no converters."""
-
     assert "/a%20b/{n}/{path}" == parse_template("/a%20b/<int:n>/<path>").openapi_path
 
 
@@ -80,7 +75,6 @@ def test_openapi_spelling_has_names_only():
 )
 def test_literals_are_decoded_once(text, literals):
     """A literal is compared as decoded bytes."""
-
     assert literals == [segment.literal for segment in parse_template(text).segments]
 
 
@@ -90,17 +84,37 @@ def test_literals_are_decoded_once(text, literals):
         pytest.param("users", "a path starts with a slash: write '/users'", id="no-slash"),
         pytest.param("", "a path starts with a slash: write '/'", id="empty"),
         pytest.param(7, "a path is a string: 7", id="no-string"),
-        pytest.param("/<it:n>", "unknown converter 'it'; did you mean 'int'?", id="close-converter"),
-        pytest.param("/{n:in}", "unknown converter 'in'; did you mean 'int'?", id="close-converter-in-braces"),
-        pytest.param("/<zzz:n>", "unknown converter 'zzz' (there are float, int, path, str, uuid)", id="far-converter"),
-        pytest.param("/<path>/x", "<path> takes the rest of the path and must come last", id="rest-not-last"),
-        pytest.param("/<path>/x", "for a single segment write <str:path>", id="rest-not-last-cure"),
+        pytest.param(
+            "/<it:n>", "unknown converter 'it'; did you mean 'int'?", id="close-converter"
+        ),
+        pytest.param(
+            "/{n:in}",
+            "unknown converter 'in'; did you mean 'int'?",
+            id="close-converter-in-braces",
+        ),
+        pytest.param(
+            "/<zzz:n>",
+            "unknown converter 'zzz' (there are float, int, path, str, uuid)",
+            id="far-converter",
+        ),
+        pytest.param(
+            "/<path>/x", "<path> takes the rest of the path and must come last", id="rest-not-last"
+        ),
+        pytest.param(
+            "/<path>/x", "for a single segment write <str:path>", id="rest-not-last-cure"
+        ),
         pytest.param("/<path>/", "must come last", id="slash-behind-rest"),
         pytest.param("/<a>/<a>", "parameter 'a' stands twice", id="repeated-name"),
         pytest.param("/<a-b>", "a parameter's name is a Python name, not 'a-b'", id="bad-name"),
         pytest.param("/<>", "a parameter's name is a Python name, not ''", id="no-name"),
-        pytest.param("/{:int}", "a parameter's name is a Python name, not ''", id="no-name-in-braces"),
-        pytest.param("/v<n>", "a parameter is a whole segment between two slashes, not 'v<n>'", id="part-of-segment"),
+        pytest.param(
+            "/{:int}", "a parameter's name is a Python name, not ''", id="no-name-in-braces"
+        ),
+        pytest.param(
+            "/v<n>",
+            "a parameter is a whole segment between two slashes, not 'v<n>'",
+            id="part-of-segment",
+        ),
         pytest.param("/<a", "a parameter is a whole segment", id="unclosed"),
         pytest.param("/a b", "percent-encode what a path cannot hold: 'a b'", id="space"),
         pytest.param("/a%zz", "percent-encode what a path cannot hold", id="bad-escape"),
@@ -138,10 +152,25 @@ def test_a_bad_rewrite_says_what_to_write_instead(path, rewrite, words):
 
 
 def test_a_rewrite_may_leave_out_and_repeat_parameters():
-    """A rewrite uses any of the path's names, as often as it likes once each."""
-    rewrite = parse_rewrite("/v2/<b>", parse_template("/<a>/<b>"))
+    """A rewrite uses any of the path's names, as often as it likes."""
+    rewrite = parse_rewrite("/v2/<b>/<b>", parse_template("/<a>/<b>"))
 
-    assert ("b",) == rewrite.names
+    assert ("b", "b") == rewrite.names
+
+
+@pytest.mark.parametrize(
+    ("path", "rewrite", "kinds"),
+    [
+        pytest.param("/<path:rest>", "/v2/<rest>", ["path"], id="rest-by-name"),
+        pytest.param("/<str:path>", "/v2/<path>", ["str"], id="segment-that-is-called-path"),
+        pytest.param("/<int:n>/<path>", "/<path>/<n>", ["path", "int"], id="rest-in-the-middle"),
+    ],
+)
+def test_a_rewrites_parameters_are_of_the_paths_kind(path, rewrite, kinds):
+    """A name means what it means in the path."""
+    segments = parse_rewrite(rewrite, parse_template(path)).segments
+
+    assert kinds == [segment.converter.name for segment in segments if segment.name is not None]
 
 
 @pytest.mark.parametrize(
@@ -169,7 +198,6 @@ def test_a_rewrite_may_leave_out_and_repeat_parameters():
 )
 def test_covering_is_decided_by_templates(earlier, later, covered):
     """One template covers another where it takes every path of it."""
-
     assert covered == parse_template(earlier).covers(parse_template(later))
 
 
@@ -191,7 +219,6 @@ def test_covering_is_decided_by_templates(earlier, later, covered):
 )
 def test_converters_take_what_they_can_convert(kind, text, taken):
     """A typed segment takes its own kind and nothing else."""
-
     assert taken == CONVERTERS[kind].takes(text)
 
 

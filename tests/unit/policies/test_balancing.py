@@ -48,7 +48,6 @@ A, B, C = Candidate("a"), Candidate("b"), Candidate("c")
 
 def test_round_robin_asks_in_turn():
     """Each is asked as often as the next, the first one first."""
-
     assert "abcabcabc" == picks(bind(RoundRobin()), [A, B, C], 9)
 
 
@@ -57,7 +56,11 @@ def test_round_robin_of_two_pools_does_not_interfere():
     recipe = RoundRobin()
     first, second = bind(recipe), bind(recipe)
 
-    assert ("a", "a", "b") == (picks(first, [A, B], 1), picks(second, [A, B], 1), picks(first, [A, B], 1))
+    assert ("a", "a", "b") == (
+        picks(first, [A, B], 1),
+        picks(second, [A, B], 1),
+        picks(first, [A, B], 1),
+    )
 
 
 def test_round_robin_goes_on_with_fewer_candidates():
@@ -72,16 +75,21 @@ def test_round_robin_goes_on_with_fewer_candidates():
     ("draws", "candidates", "expected"),
     [
         pytest.param((0.0, 0.0), [A, B, C], "a", id="tie-goes-to-the-first-drawn"),
-        pytest.param((0.9, 0.0), [A, B, C], "c", id="tie-goes-to-the-first-drawn-whatever-its-place"),
+        pytest.param(
+            (0.9, 0.0), [A, B, C], "c", id="tie-goes-to-the-first-drawn-whatever-its-place"
+        ),
         pytest.param((0.0, 0.0), [Candidate("a", in_flight=1), B], "b", id="fewer-in-flight"),
-        pytest.param((0.9, 0.0), [Candidate("a", in_flight=1), B], "b", id="fewer-in-flight-drawn-first"),
+        pytest.param(
+            (0.9, 0.0), [Candidate("a", in_flight=1), B], "b", id="fewer-in-flight-drawn-first"
+        ),
         pytest.param((0.0, 0.0), [A, Candidate("b", weight=2)], "b", id="idle-and-heavier"),
-        pytest.param((0.0, 0.0), [A, Candidate("b", weight=2, in_flight=2)], "a", id="heavier-but-busier"),
+        pytest.param(
+            (0.0, 0.0), [A, Candidate("b", weight=2, in_flight=2)], "a", id="heavier-but-busier"
+        ),
     ],
 )
 def test_the_better_of_two_is_asked(draws, candidates, expected):
     """Of the two that were drawn, the one with fewer exchanges for its weight."""
-
     assert expected == bind(PowerOfTwoChoices(), Drawn(*draws)).pick(candidates, HEAD).name
 
 
@@ -112,5 +120,4 @@ def test_two_choices_spread_evenly():
 @pytest.mark.parametrize("recipe", [RoundRobin, PowerOfTwoChoices])
 def test_recipes_are_values(recipe):
     """A recipe is frozen and equal to another one."""
-
     assert recipe() == recipe()

@@ -17,12 +17,13 @@ def head():
 @pytest.fixture
 def request_(head):
     """The request of that head."""
-    return ForwardedRequest(head, route="r", client=("127.0.0.1", 1), path_params={"a": 1}, received_host="h")
+    return ForwardedRequest(
+        head, route="r", client=("127.0.0.1", 1), path_params={"a": 1}, received_host="h"
+    )
 
 
 def test_facts_of_the_received_request_are_there(request_):
     """What decided the route and who asked can be read."""
-
     assert ("r", ("127.0.0.1", 1), "http", {"a": 1}, "h") == (
         request_.route,
         request_.client,
@@ -36,12 +37,16 @@ def test_defaults_without_a_request():
     """A head alone is enough."""
     request = ForwardedRequest(ForwardedHead(b"GET", b"/", [], None, None))
 
-    assert ("", None, {}, "") == (request.route, request.client, request.path_params, request.received_host)
+    assert ("", None, {}, "") == (
+        request.route,
+        request.client,
+        request.path_params,
+        request.received_host,
+    )
 
 
 def test_a_request_says_what_it_is(request_):
     """Method and target."""
-
     assert "<ForwardedRequest GET /a%2Fb?x=1&y=%20&x=2&&z>" == repr(request_)
 
 
@@ -69,7 +74,6 @@ def test_a_method_that_cannot_be_forwarded_is_refused(request_, head, method):
 
 def test_path_and_query_are_raw(request_):
     """They are percent-encoded as they came."""
-
     assert ("/a%2Fb", "x=1&y=%20&x=2&&z") == (request_.path, request_.query_string)
 
 
@@ -91,7 +95,22 @@ def test_the_query_may_be_edited(request_, head):
 
 @pytest.mark.parametrize(
     "path",
-    ["a", "", "/a?b", "/a b", "/../a", "/a/%2e%2e", "/a\\b", "/a#b", "/a\r\nX: y", "/a\0", "/%00", "/%0d%0a", "/%zz", "/é"],
+    [
+        "a",
+        "",
+        "/a?b",
+        "/a b",
+        "/../a",
+        "/a/%2e%2e",
+        "/a\\b",
+        "/a#b",
+        "/a\r\nX: y",
+        "/a\0",
+        "/%00",
+        "/%0d%0a",
+        "/%zz",
+        "/é",
+    ],
 )
 def test_a_path_that_cannot_be_forwarded_is_refused(request_, head, path):
     """The application's own edits pass the guard too."""
@@ -113,7 +132,16 @@ def test_parameters_are_read_decoded(request_):
     """In order, duplicates kept."""
     query = request_.query
 
-    assert ([("x", "1"), ("y", " "), ("x", "2"), ("z", "")], "1", None, "-", ["1", "2"], True, False, 4) == (
+    assert (
+        [("x", "1"), ("y", " "), ("x", "2"), ("z", "")],
+        "1",
+        None,
+        "-",
+        ["1", "2"],
+        True,
+        False,
+        4,
+    ) == (
         query.items(),
         query.get("x"),
         query.get("w"),
@@ -177,8 +205,9 @@ def test_fields_are_read_without_case(request_):
 
 def test_fields_are_iterated_in_order(request_):
     """Each line is a pair."""
-
-    assert [("accept", "a"), ("x-one", "1"), ("accept", "b"), ("x-latin", "é")] == list(request_.headers)
+    assert [("accept", "a"), ("x-one", "1"), ("accept", "b"), ("x-latin", "é")] == list(
+        request_.headers
+    )
 
 
 def test_a_missing_field_is_a_key_error(request_):
@@ -279,7 +308,16 @@ def test_what_http_cannot_carry_is_refused(request_, name, value):
 
 @pytest.mark.parametrize(
     "name",
-    ["Connection", "Content-Length", "Keep-Alive", "Proxy-Connection", "TE", "Trailer", "Transfer-Encoding", "Upgrade"],
+    [
+        "Connection",
+        "Content-Length",
+        "Keep-Alive",
+        "Proxy-Connection",
+        "TE",
+        "Trailer",
+        "Transfer-Encoding",
+        "Upgrade",
+    ],
 )
 def test_fields_of_the_connection_are_the_gateways(name):
     """Framing is made once, by whoever sends."""

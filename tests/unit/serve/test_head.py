@@ -35,7 +35,9 @@ def compose(scope, path="/<path>", *, proxy=None, **route):
     proxy = proxy or Proxy(via="gw1")
     proxy.route(path, upstream="http://up", **route)(stub)
     parts = split_path(raw_path_of(scope))
-    found = proxy.compiled().index.match(parts, route_start(parts, scope.get("root_path", "")), scope["method"])
+    found = proxy.compiled().index.match(
+        parts, route_start(parts, scope.get("root_path", "")), scope["method"]
+    )
     received = read_request(scope, found.plan, found)
     return found, make_head(scope, found.plan, found, received)
 
@@ -52,17 +54,26 @@ def values(head, name):
 
 @pytest.mark.parametrize(
     "raw_path",
-    [b"/", b"/a%2Fb", b"/a%2fb", b"//a//", b"/a;v=1/b", b"/a+b%20c", b"/%41", b"/%5c", b"/%252e", b"/..."],
+    [
+        b"/",
+        b"/a%2Fb",
+        b"/a%2fb",
+        b"//a//",
+        b"/a;v=1/b",
+        b"/a+b%20c",
+        b"/%41",
+        b"/%5c",
+        b"/%252e",
+        b"/...",
+    ],
 )
 def test_a_target_is_forwarded_byte_for_byte(raw_path):
     """Without rewrite nothing of it is changed."""
-
     assert raw_path + b"?q=%2F&q=+&&" == head_of(scope_of(raw_path, query=b"q=%2F&q=+&&")).target
 
 
 def test_no_query_has_no_question_mark():
     """An empty query is none."""
-
     assert b"/x" == head_of(scope_of()).target
 
 
@@ -78,13 +89,29 @@ def test_no_query_has_no_question_mark():
 )
 def test_a_rewrite_is_filled_in_with_raw_text(path, rewrite, raw_path, expected):
     """Captured text goes out as it came in."""
-
     assert expected == head_of(scope_of(raw_path), path, rewrite=rewrite).target
 
 
 @pytest.mark.parametrize(
     "raw_path",
-    [b"/a\\b", b"/a#b", b"/a\x00", b"/a\x80", b"/%00", b"/%0a", b"/%0D", b"/%", b"/%zz", b"/../a", b"/a/..", b"/%2e%2E/a", b"/a%2f..%2fb", b"/..;x/a", b"/a%5c..", b"/." ],
+    [
+        b"/a\\b",
+        b"/a#b",
+        b"/a\x00",
+        b"/a\x80",
+        b"/%00",
+        b"/%0a",
+        b"/%0D",
+        b"/%",
+        b"/%zz",
+        b"/../a",
+        b"/a/..",
+        b"/%2e%2E/a",
+        b"/a%2f..%2fb",
+        b"/..;x/a",
+        b"/a%5c..",
+        b"/.",
+    ],
 )
 def test_a_target_that_two_parties_read_differently_is_refused(raw_path):
     """The guard stands before everything else."""
@@ -121,13 +148,11 @@ def test_connect_and_trace_are_refused(method):
 )
 def test_host_is_chosen(host, expected):
     """None leaves it to the destination."""
-
     assert expected == head_of(scope_of(), host=host).host
 
 
 def test_a_host_that_is_not_there_cannot_be_preserved():
     """HTTP/1.0 may be without; then it is the destination's."""
-
     assert None is head_of(scope_of(headers=(), http_version="1.0"), host="preserve").host
 
 
@@ -152,7 +177,13 @@ def test_the_hop_is_described():
         pytest.param(Forwarding(x_forwarded=False), {b"via", b"forwarded"}, id="forwarded-alone"),
         pytest.param(
             Forwarding(forwarded=False),
-            {b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-forwarded-prefix"},
+            {
+                b"via",
+                b"x-forwarded-for",
+                b"x-forwarded-host",
+                b"x-forwarded-proto",
+                b"x-forwarded-prefix",
+            },
             id="x-forwarded-alone",
         ),
     ],
@@ -173,10 +204,19 @@ def test_what_is_told_is_chosen(forwarding, names):
         pytest.param("/<path>", None, b"/users", "", [], id="as-it-came"),
         pytest.param("/<path>", "/<path>", b"/users", "", [], id="rewritten-to-the-same"),
         pytest.param("/<path>", None, b"/root/users", "/root", [b"/root"], id="servers-root"),
-        pytest.param("/<path>", "/<path>", b"/root/users", "/root", [b"/root"], id="servers-root-and-rewrite"),
+        pytest.param(
+            "/<path>",
+            "/<path>",
+            b"/root/users",
+            "/root",
+            [b"/root"],
+            id="servers-root-and-rewrite",
+        ),
     ],
 )
-def test_the_prefix_that_the_upstream_does_not_see_is_told(path, rewrite, raw_path, root, expected):
+def test_the_prefix_that_the_upstream_does_not_see_is_told(
+    path, rewrite, raw_path, root, expected
+):
     """X-Forwarded-Prefix has what was taken off the front."""
     head = head_of(scope_of(raw_path, root_path=root), path, rewrite=rewrite)
 
@@ -209,7 +249,9 @@ def test_a_request_that_comes_around_is_refused():
 
 def test_hops_before_us_are_kept():
     """Via is appended to, its lines joined."""
-    scope = scope_of(headers=[(b"host", b"gw"), (b"via", b"1.0 a"), (b"via", b"gw1")], http_version="2")
+    scope = scope_of(
+        headers=[(b"host", b"gw"), (b"via", b"1.0 a"), (b"via", b"gw1")], http_version="2"
+    )
 
     assert [b"1.0 a, gw1, 2 gw1"] == values(head_of(scope), b"via")
 
@@ -237,9 +279,26 @@ def test_two_clients_are_never_mixed_up():
     proxy = Proxy(via="gw1")
     proxy.route("/<path>", upstream="http://up")(stub)
     plan = proxy.compiled().routes[0][1]
-    told = [dict(plan.hop.fields({"client": (address, 1)}, b"gw", []))[b"x-forwarded-for"] for address in ("192.0.2.1", "192.0.2.2", "192.0.2.1")]
+    told = [
+        dict(plan.hop.fields({"client": (address, 1)}, b"gw", []))[b"x-forwarded-for"]
+        for address in ("192.0.2.1", "192.0.2.2", "192.0.2.1")
+    ]
 
     assert [b"192.0.2.1", b"192.0.2.2", b"192.0.2.1"] == told
+
+
+def test_many_clients_are_told_of_rightly():
+    """However many there are, each is told of as itself."""
+    proxy = Proxy(via="gw1")
+    proxy.route("/<path>", upstream="http://up")(stub)
+    hop = proxy.compiled().routes[0][1].hop
+    addresses = [f"10.0.{high}.{low}" for high in range(5) for low in range(250)] * 2
+    told = [
+        dict(hop.fields({"client": (address, 1)}, b"gw", []))[b"x-forwarded-for"].decode()
+        for address in addresses
+    ]
+
+    assert addresses == told
 
 
 def test_the_public_prefix_is_as_the_client_wrote_it():
@@ -252,11 +311,12 @@ def test_the_public_prefix_is_as_the_client_wrote_it():
 
 def test_pieces_are_filled_in():
     """Numbers are captures, bytes are literals."""
-
     assert b"/a/1/b/0" == fill((b"/a/", 1, b"/b/", 0), [b"0", b"1"])
 
 
 def test_a_length_is_known_before_the_body():
     """The head carries the received Content-Length."""
-
-    assert 7 == head_of(scope_of(headers=[(b"host", b"gw"), (b"content-length", b"7")])).content_length
+    assert (
+        7
+        == head_of(scope_of(headers=[(b"host", b"gw"), (b"content-length", b"7")])).content_length
+    )

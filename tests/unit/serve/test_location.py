@@ -12,7 +12,15 @@ async def stub() -> None:
     """Say nothing."""
 
 
-def mapped(value, *, path="/api/<path>", rewrite="/<path>", raw_path=b"/api/x", url="http://up:8080/base", root=""):
+def mapped(
+    value,
+    *,
+    path="/api/<path>",
+    rewrite="/<path>",
+    raw_path=b"/api/x",
+    url="http://up:8080/base",
+    root="",
+):
     """What a Location comes to."""
     proxy = Proxy()
     proxy.route(path, upstream=url, rewrite=rewrite)(stub)
@@ -37,7 +45,9 @@ def mapped(value, *, path="/api/<path>", rewrite="/<path>", raw_path=b"/api/x", 
         pytest.param(b"http://other:8080/base/a", b"http://other:8080/base/a", id="another-host"),
         pytest.param(b"http://up/base/a", b"http://up/base/a", id="another-port"),
         pytest.param(b"https://up:8080/base/a", b"https://up:8080/base/a", id="another-scheme"),
-        pytest.param(b"http://up:8080@evil/base", b"http://up:8080@evil/base", id="another-authority"),
+        pytest.param(
+            b"http://up:8080@evil/base", b"http://up:8080@evil/base", id="another-authority"
+        ),
         pytest.param(b"//up:8080/base/a", b"//up:8080/base/a", id="network-path"),
         pytest.param(b"a", b"a", id="relative"),
         pytest.param(b"", b"", id="empty"),
@@ -46,7 +56,6 @@ def mapped(value, *, path="/api/<path>", rewrite="/<path>", raw_path=b"/api/x", 
 )
 def test_only_the_destinations_own_address_is_mapped(value, expected):
     """Scheme, host, port and base path must be the destination's; any other value is left alone."""
-
     assert expected == mapped(value)
 
 
@@ -64,7 +73,6 @@ def test_only_the_destinations_own_address_is_mapped(value, expected):
 )
 def test_default_ports_are_known(url, value, expected):
     """A port that is the scheme's own may be written or not."""
-
     assert expected == mapped(value, url=url)
 
 
@@ -81,13 +89,21 @@ def test_default_ports_are_known(url, value, expected):
         pytest.param("/t/<a>", "/v/<a>/z", b"/t/1", b"/v//z", b"/v//z", id="empty-capture"),
         pytest.param("/t/<a>/<b>", "/v/<a>", b"/t/1/2", b"/v/q", b"/v/q", id="no-inverse"),
         pytest.param("/t", "/", b"/t", b"/", b"/t", id="root"),
-        pytest.param("/<path>", "/v/<path>", b"/x", b"/v//evil.example", b"/.//evil.example", id="no-open-redirect"),
+        pytest.param(
+            "/<path>",
+            "/v/<path>",
+            b"/x",
+            b"/v//evil.example",
+            b"/.//evil.example",
+            id="no-open-redirect",
+        ),
     ],
 )
 def test_the_rewrite_is_inverted(path, rewrite, raw_path, value, expected):
     """A path that the rewrite could have made is turned back; without an inverse it is left alone."""
-
-    assert expected == mapped(value, path=path, rewrite=rewrite, raw_path=raw_path, url="http://up")
+    assert expected == mapped(
+        value, path=path, rewrite=rewrite, raw_path=raw_path, url="http://up"
+    )
 
 
 def test_the_inclusions_prefix_is_put_back():
@@ -99,5 +115,4 @@ def test_the_inclusions_prefix_is_put_back():
 
 def test_a_relative_reference_of_nothing_is_not_inverted():
     """An authority with something that is no path behind it is left alone."""
-
     assert b"http://up:8080" == mapped(b"http://up:8080")

@@ -86,13 +86,17 @@ def captures(template, raw_path):
         pytest.param("/a/", b"/a/", {}, id="slash-at-end"),
         pytest.param("/a", b"/a/", None, id="one-slash-too-many"),
         pytest.param("/a//b", b"/a//b", {}, id="empty-literal"),
-        pytest.param("/<x>/a/<int:n>/<path>", b"/q/a/7/r/s", {"x": "q", "n": 7, "path": "r/s"}, id="all-together"),
+        pytest.param(
+            "/<x>/a/<int:n>/<path>",
+            b"/q/a/7/r/s",
+            {"x": "q", "n": 7, "path": "r/s"},
+            id="all-together",
+        ),
         pytest.param("/{x}/{n:int}", b"/q/7", {"x": "q", "n": 7}, id="other-spelling"),
     ],
 )
 def test_a_raw_path_matches_or_does_not(template, raw_path, expected):
     """The raw path is split first and decoded afterwards."""
-
     assert expected == parameters(template, raw_path)
 
 
@@ -106,7 +110,6 @@ def test_a_raw_path_matches_or_does_not(template, raw_path, expected):
 )
 def test_a_capture_is_the_raw_text(template, raw_path, expected):
     """Captures are never decoded on their way to the upstream."""
-
     assert expected == captures(template, raw_path)
 
 
@@ -115,10 +118,14 @@ def test_a_capture_is_the_raw_text(template, raw_path, expected):
     [
         pytest.param(["/<x>", "/<path>"], b"/a", "GET", "0", id="segment-before-rest"),
         pytest.param([("/<path>", ["GET"]), "/a"], b"/a", "GET", "0", id="rest-before-literal"),
-        pytest.param([("/<path>", ["GET"]), "/a"], b"/a", "PUT", "1", id="the-first-that-serves-the-method"),
+        pytest.param(
+            [("/<path>", ["GET"]), "/a"], b"/a", "PUT", "1", id="the-first-that-serves-the-method"
+        ),
         pytest.param(["/<int:n>", "/<x>"], b"/7", "GET", "0", id="typed"),
         pytest.param(["/<int:n>", "/<x>"], b"/x", "GET", "1", id="not-of-the-type"),
-        pytest.param(["/a/<x>/c", "/<x>/b/<path>"], b"/a/b/d", "GET", "1", id="branches-are-followed"),
+        pytest.param(
+            ["/a/<x>/c", "/<x>/b/<path>"], b"/a/b/d", "GET", "1", id="branches-are-followed"
+        ),
         pytest.param(["/<x>/b", "/a/<y>"], b"/a/b", "GET", "0", id="parameter-declared-first"),
         pytest.param(["/a/b/<path>", "/a/<path>"], b"/a/b/c", "GET", "0", id="longer-rest-first"),
         pytest.param(["/a/b", "/a/<path>"], b"/a/c", "GET", "1", id="rest-catches"),
@@ -154,7 +161,9 @@ def test_a_route_of_another_method_is_a_partial_match():
         pytest.param(["/a"], b"/a/", None, id="one-slash-too-many-is-404"),
         pytest.param(["/a/"], b"/b", None, id="other-path"),
         pytest.param([("/a/", ["POST"])], b"/a", None, id="not-for-this-method"),
-        pytest.param([("/a", ["POST"]), "/a/"], b"/a", False, id="not-where-the-path-itself-is-known"),
+        pytest.param(
+            [("/a", ["POST"]), "/a/"], b"/a", False, id="not-where-the-path-itself-is-known"
+        ),
     ],
 )
 def test_a_path_that_lacks_the_last_slash_is_redirected(routes, raw_path, expected):
@@ -166,7 +175,6 @@ def test_a_path_that_lacks_the_last_slash_is_redirected(routes, raw_path, expect
 
 def test_redirects_may_be_turned_off():
     """Then the path is not known."""
-
     assert None is find(index_of("/a/", redirect_slashes=False), b"/a")
 
 
@@ -189,7 +197,6 @@ def test_matching_begins_behind_a_mount():
 )
 def test_a_redirect_is_relative_and_names_no_host(raw_path, query, expected):
     """Two leading slashes would be read as an authority."""
-
     assert expected == redirect_location(raw_path, query)
 
 
@@ -204,7 +211,6 @@ def test_a_redirect_is_relative_and_names_no_host(raw_path, query, expected):
 )
 def test_the_raw_path_is_taken_from_the_scope(scope, expected):
     """Servers may leave it out."""
-
     assert expected == raw_path_of(scope)
 
 
@@ -224,7 +230,6 @@ def test_the_raw_path_is_taken_from_the_scope(scope, expected):
 )
 def test_a_mount_is_stripped_where_it_is_there(raw_path, root_path, expected):
     """As in Starlette, a path that does not begin with the root is matched whole."""
-
     assert expected == route_start(split_path(raw_path), root_path)
 
 
@@ -243,7 +248,6 @@ def test_a_mount_is_stripped_where_it_is_there(raw_path, root_path, expected):
 )
 def test_an_inclusions_prefix_is_matched_by_segments(prefix, raw_path, expected):
     """A prefix is a template of its own."""
-
     assert expected == match_prefix(split_path(raw_path), 0, parse_template(prefix).segments)
 
 
@@ -269,15 +273,22 @@ def templates(draw):
 
 METHODS = ["GET", "POST", "PURGE"]
 tables = st.lists(
-    st.tuples(templates(), st.one_of(st.none(), st.lists(st.sampled_from(METHODS), min_size=1, unique=True))),
+    st.tuples(
+        templates(),
+        st.one_of(st.none(), st.lists(st.sampled_from(METHODS), min_size=1, unique=True)),
+    ),
     min_size=1,
     max_size=8,
 )
 raw_segments = st.one_of(
     st.sampled_from([*WORDS, "%61", "%37", "%2F", "0" * 32, "a;b", "%C3%A9"]),
-    st.text(alphabet=string.ascii_letters + "/%", max_size=3).map(lambda text: quote(text, safe="")),
+    st.text(alphabet=string.ascii_letters + "/%", max_size=3).map(
+        lambda text: quote(text, safe="")
+    ),
 )
-paths = st.lists(raw_segments, min_size=1, max_size=6).map(lambda parts: ("/" + "/".join(parts)).encode())
+paths = st.lists(raw_segments, min_size=1, max_size=6).map(
+    lambda parts: ("/" + "/".join(parts)).encode()
+)
 
 
 def naive_fits(template, parts):

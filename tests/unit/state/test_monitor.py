@@ -17,7 +17,6 @@ def test_an_interval_is_greater_than_zero(interval):
 
 def test_the_default_interval():
     """The number of the contract."""
-
     assert 10.0 == HealthMonitor().interval
 
 

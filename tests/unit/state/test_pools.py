@@ -51,7 +51,12 @@ def test_defaults_of_a_pool():
     """Power of two choices, and nothing else said."""
     pool = UpstreamPool("p", [A])
 
-    assert (PowerOfTwoChoices(), None, None, None) == (pool.balancing, pool.monitor, pool.health, pool.timeouts)
+    assert (PowerOfTwoChoices(), None, None, None) == (
+        pool.balancing,
+        pool.monitor,
+        pool.health,
+        pool.timeouts,
+    )
 
 
 def test_urls_and_destinations_are_mixed():
@@ -63,7 +68,6 @@ def test_urls_and_destinations_are_mixed():
 
 def test_a_check_may_be_a_path():
     """The short form is stored as what it means."""
-
     assert HealthCheck("/x") == UpstreamPool("p", [A], health="/x").health
 
 
@@ -81,7 +85,9 @@ def test_a_pool_needs_a_destination():
 
 
 @pytest.mark.parametrize(
-    "again", ["http://a", "http://A", "http://a:80", "ws://a", "http://a/"], ids=["same", "case", "port", "ws", "slash"]
+    "again",
+    ["http://a", "http://A", "http://a:80", "ws://a", "http://a/"],
+    ids=["same", "case", "port", "ws", "slash"],
 )
 def test_a_repeated_destination_is_refused(again):
     """Weight says what was meant."""
@@ -91,7 +97,6 @@ def test_a_repeated_destination_is_refused(again):
 
 def test_one_origin_with_two_base_paths_is_no_repetition():
     """They are two places."""
-
     assert 2 == len(UpstreamPool("p", ["http://a/1", "http://a/2"]).destinations)
 
 
@@ -112,13 +117,11 @@ def test_panic_is_refused():
 
 def test_pools_are_handles():
     """Two pools of the same destinations are two pools."""
-
     assert 2 == len({UpstreamPool("p", [A]), UpstreamPool("p", [A])})
 
 
 def test_a_pool_says_what_it_is():
     """Name and number of destinations."""
-
     assert "<UpstreamPool 'p' 1 destinations>" == repr(UpstreamPool("p", [A]))
 
 
@@ -137,7 +140,6 @@ def test_the_first_monitor_stays():
 
 def test_nothing_is_bound_to_a_loop_before_use(pool, transport):
     """Declaring opens nothing."""
-
     assert ([], False) == (transport.bound, pool.in_use())
 
 
@@ -146,7 +148,9 @@ async def test_a_first_use_opens_and_says_so(pool, caplog):
     caplog.set_level(logging.INFO)
     first = pool.state()
     second = pool.state()
-    records = [record.getMessage() for record in caplog.records if record.name == "proxyroutes.lifespan"]
+    records = [
+        record.getMessage() for record in caplog.records if record.name == "proxyroutes.lifespan"
+    ]
 
     assert (True, 1, True) == (first is second, len(records), "pool=p" in records[0])
 
@@ -213,7 +217,9 @@ def test_two_loops_side_by_side_keep_their_states(pool):
 async def test_clock_and_tls_reach_the_transport(transport):
     """A transport is bound with the monitor's clock and the pool's TLS."""
     clock, tls = ManualClock(), object()
-    UpstreamPool("p", [A], transport=transport, tls=tls, monitor=HealthMonitor(clock=clock)).state()
+    UpstreamPool(
+        "p", [A], transport=transport, tls=tls, monitor=HealthMonitor(clock=clock)
+    ).state()
 
     assert [(clock, tls)] == transport.bound
 
@@ -222,7 +228,9 @@ async def test_the_pools_timeouts_are_its_states(transport):
     """Time-outs are read from the state."""
     timeouts = Timeouts(total=1.0)
 
-    assert timeouts is UpstreamPool("p", [A], transport=transport, timeouts=timeouts).state().timeouts
+    assert (
+        timeouts is UpstreamPool("p", [A], transport=transport, timeouts=timeouts).state().timeouts
+    )
 
 
 async def test_a_destination_is_encoded_beforehand(transport):
