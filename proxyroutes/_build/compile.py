@@ -187,6 +187,7 @@ def _compile_route(
         captures=_captures(template.segments),
         methods=methods,
         allow=(b"allow", ", ".join(sorted(methods or ())).encode("ascii")),
+        monitor=defaults.monitor,
         pool=upstream if isinstance(upstream, UpstreamPool) else None,
         choose=upstream if not isinstance(upstream, UpstreamPool) else None,
         rewrite=None if rewrite is None else _pieces(rewrite.segments, names),

@@ -94,6 +94,7 @@ def imperative_plan(defaults: Defaults) -> Plan:
         literals=(),
         captures=(),
         methods=None,
+        monitor=defaults.monitor,
         pool=None,
         choose=None,
         rewrite=None,

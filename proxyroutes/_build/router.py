@@ -30,9 +30,9 @@ from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.templates import Template, parse_template
 from proxyroutes._serve.body import too_large
 from proxyroutes._serve.forwarded import ForwardedRequest
-from proxyroutes._serve.guard import check_target, refuse
+from proxyroutes._serve.guard import check_method, check_target, refuse
 from proxyroutes._serve.head import read_request
-from proxyroutes._serve.http import log_refusal, serve_http
+from proxyroutes._serve.http import fail, record_refusal, serve_http
 from proxyroutes._serve.match import (
     Found,
     RouteIndex,
@@ -170,6 +170,7 @@ class ProxyRoute(APIRoute):
 
 def _refuse_target(scope: Scope) -> GatewayError | None:
     try:
+        check_method(scope.get(_METHOD) or scope["method"])
         check_target(raw_path_of(scope), scope.get("query_string", b""))
     except GatewayError as error:
         return error
@@ -199,7 +200,11 @@ async def _run(
 
 
 def _answer(scope: Scope, plan: Plan, error: GatewayError, call: Call | None) -> Response:
-    log_refusal(plan, error, None if call is None else call.exchange)
+    exchange = None if call is None else call.exchange
+    if exchange is None:
+        record_refusal(plan, scope.get(_METHOD) or scope["method"], error)
+    else:
+        fail(exchange, error)
     if has_handler(scope, error):
         raise error
     return problem_response(error)

@@ -6,6 +6,7 @@ looks complete to the upstream (RFC 9112 §8).
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 
 from proxyroutes._serve.exchange import ClientLeft, Exchange
@@ -37,7 +38,7 @@ def check_length(content_length: int | None, limit: int | None) -> None:
 class ReceivedBody:
     """The client's content, read as the upstream takes it."""
 
-    __slots__ = ("_ended", "_exchange", "_first", "_limit", "content_length")
+    __slots__ = ("_ended", "_exchange", "_first", "_limit", "_listener", "content_length")
 
     def __init__(
         self,
@@ -51,8 +52,10 @@ class ReceivedBody:
         self._limit = limit
         self._ended = False
         self._first = first
+        self._listener: asyncio.Task[None] | None = None
         # Whoever reads this hears a client that leaves; two readers of one channel would steal from each other.
         exchange.may_watch = False
+        exchange.body = self
 
     async def read(self) -> bytes:
         """The next bytes; ``b""`` is the end.
@@ -63,13 +66,7 @@ class ReceivedBody:
         """
         exchange = self._exchange
         while not self._ended:
-            message = self._first
-            if message is None:
-                exchange.client_stalls = True
-                try:
-                    message = await exchange.receive()
-                finally:
-                    exchange.client_stalls = False
+            message = self._first or await self._receive()
             self._first = None
             if message["type"] == "http.disconnect":
                 # Not by an interruption: that would cancel the task that is about to close the upstream's connection.
@@ -84,6 +81,40 @@ class ReceivedBody:
                     raise too_large(self._limit)
                 return chunk
         return b""
+
+    async def _receive(self) -> Message:
+        exchange = self._exchange
+        exchange.client_stalls = True
+        try:
+            listener = self._listener
+            if listener is None:
+                return await exchange.receive()
+            # The next message is on its way to whoever has listened; it is taken from there.
+            await asyncio.wait((listener,))
+            self._listener = None
+            return self._first or await exchange.receive()
+        finally:
+            exchange.client_stalls = False
+
+    def listen(self) -> asyncio.Task[None] | None:
+        """Take one message while nobody reads, so that a client that leaves is heard.
+
+        Returns:
+            The task that does so, or None if there is no need for one.
+        """
+        if self._ended or self._first is not None or self._listener is not None:
+            return None
+        self._listener = self._exchange.spawn(self._listen(), "listen")
+        return self._listener
+
+    async def _listen(self) -> None:
+        exchange = self._exchange
+        self._first = message = await exchange.receive()
+        if message["type"] == "http.disconnect":
+            exchange.interrupt(ClientLeft())
+        elif not message.get("more_body", False):
+            # The channel has nothing more of the content: the watch may have it.
+            exchange.may_watch = True
 
 
 class BufferedBody:

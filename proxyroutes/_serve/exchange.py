@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
 from proxyroutes._state.sweeper import Sweeper
 from proxyroutes.exceptions import (
@@ -31,6 +31,14 @@ _logger = logging.getLogger("proxyroutes.serve")
 
 class ClientLeft(Exception):  # noqa: N818 - it is not an error (CONFORMANCE R-31).
     """The client has left: nothing is sent to it, and it counts against nobody."""
+
+
+class Listener(Protocol):
+    """Content whose channel can be listened to while nobody reads it."""
+
+    def listen(self) -> asyncio.Task[None] | None:
+        """Begin, if there is need to."""
+        ...
 
 
 class Exchange:
@@ -66,9 +74,12 @@ class Exchange:
     client_stalls = False
     # FastAPI and the body pump read the same channel; the watch begins when they are through.
     may_watch = False
+    # The content that somebody else reads, if the request has some.
+    body: Listener | None = None
     # The total time is over: no further attempt.
     expired = False
     _watch: asyncio.Task[None] | None = None
+    _listener: asyncio.Task[None] | None = None
     _task: asyncio.Task[Any] | None = None
     _cancelling = 0
     _interruptible = False
@@ -169,10 +180,11 @@ class Exchange:
             self._time_out(attempt, "total", total)
         if not self._ticked:
             self._ticked = True
-        elif self._watch is None and self.may_watch:
-            self._watch = self._sweeper.spawn(
-                self._watch_client(), f"proxyroutes-watch-{self.route}"
-            )
+        elif self._watch is None:
+            if self.may_watch:
+                self._watch = self.spawn(self._watch_client(), "watch")
+            elif self.body is not None and not self.client_stalls:
+                self._listener = self.body.listen() or self._listener
 
     def _check_time(self, attempt: Attempt, now: float) -> None:
         stage = attempt.stage
@@ -205,6 +217,10 @@ class Exchange:
             )
         )
 
+    def spawn(self, coroutine: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
+        """Start a task that belongs to this exchange's loop."""
+        return self._sweeper.spawn(coroutine, f"proxyroutes-{what}-{self.route}")
+
     async def _watch_client(self) -> None:
         try:
             while True:
@@ -224,8 +240,9 @@ class Exchange:
             return
         self.ended = self._loop.time()
         self._sweeper.discard(self)
-        if self._watch is not None:
-            self._watch.cancel()
+        for task in (self._watch, self._listener):
+            if task is not None:
+                task.cancel()
         for observer in self._observers:
             try:
                 observer(self)

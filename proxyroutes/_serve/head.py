@@ -40,8 +40,9 @@ def make_head(scope: Scope, plan: Plan, found: Found, received: ReceivedFields) 
         target = found.raw_path
     else:
         target = forwarded_path(scope, plan, found)
-        prefix = _hidden_prefix(scope, plan, found, target) if plan.hop.tells_prefix else b""
-        if prefix:
+        prefix = _hidden_prefix(plan, found, target) if plan.hop.tells_prefix else b""
+        if prefix and not prefix.startswith(b"//"):
+            # A prefix that begins with two slashes would be a host in every link that is built with it.
             fields.append((b"x-forwarded-prefix", prefix))
     query = scope.get("query_string")
     if query:
@@ -57,8 +58,8 @@ def make_head(scope: Scope, plan: Plan, found: Found, received: ReceivedFields) 
 def forwarded_path(scope: Scope, plan: Plan, found: Found) -> bytes:
     """The path that is forwarded: the received one byte for byte, or the rewrite with raw captures."""
     if plan.rewrite is None:
-        server_root = _server_root(scope, found.parts)
-        return b"/" + b"/".join(found.parts[server_root:])
+        found.hidden = _server_root(scope, found.parts)
+        return b"/" + b"/".join(found.parts[found.hidden :])
     captures = plan.captures
     return b"".join(
         [
@@ -84,11 +85,10 @@ def _server_root(scope: Scope, parts: Sequence[bytes]) -> int:
     return count
 
 
-def _hidden_prefix(scope: Scope, plan: Plan, found: Found, kept: bytes) -> bytes:
+def _hidden_prefix(plan: Plan, found: Found, kept: bytes) -> bytes:
     """What stands in front of the public path and the upstream does not see."""
     if plan.rewrite is None:
-        count = _server_root(scope, found.parts)
-        return b"/" + b"/".join(found.parts[:count]) if count else b""
+        return b"/" + b"/".join(found.parts[: found.hidden]) if found.hidden else b""
     public = found.raw_path
     return public[: -len(kept)] if public.endswith(kept) else b""
 

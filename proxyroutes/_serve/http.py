@@ -7,7 +7,6 @@ where some does.
 from __future__ import annotations
 
 import asyncio
-import logging
 
 from proxyroutes._serve.body import BufferedBody, ReceivedBody, check_length
 from proxyroutes._serve.exchange import ClientLeft, Exchange
@@ -26,19 +25,17 @@ from proxyroutes.exceptions import (
     UpstreamTimeoutError,
 )
 from proxyroutes.settings import Timeouts
-from proxyroutes.typing import Attempt, Body, ForwardedHead, Receive, Scope, Send
+from proxyroutes.typing import Attempt, Body, ForwardedHead, Message, Receive, Scope, Send
 
 __all__ = [
     "attempts",
     "fail",
-    "log_refusal",
     "open_exchange",
     "read_body",
+    "record_refusal",
     "serve_http",
     "timeouts_of",
 ]
-
-_logger = logging.getLogger("proxyroutes.serve")
 
 
 async def serve_http(plan: Plan, found: Found, scope: Scope, receive: Receive, send: Send) -> None:
@@ -100,12 +97,17 @@ def fail(exchange: Exchange, error: GatewayError) -> None:
     log_failure(exchange, error)
 
 
-def log_refusal(plan: Plan, error: GatewayError, exchange: Exchange | None) -> None:
-    """Log an exchange that failed, or a request that was refused before there was one."""
-    if exchange is not None:
-        fail(exchange, error)
-    else:
-        _logger.info("request refused: route=%s detail=%s", plan.name, error)
+async def _no_receive() -> Message:
+    return {"type": "http.disconnect"}
+
+
+def record_refusal(plan: Plan, method: str, error: GatewayError) -> None:
+    """Record a request that was refused before anything was asked of an upstream."""
+    sweeper = plan.monitor.state().sweeper
+    exchange = Exchange(plan.name, method, _no_receive, plan.timeouts, sweeper, plan.observers)
+    exchange.pool = None if plan.pool is None else plan.pool.name
+    fail(exchange, error)
+    exchange.end()
 
 
 async def read_body(
@@ -123,6 +125,8 @@ async def read_body(
             return None
         # HTTP/2 and 3 frame content without a field: only its first event tells whether there is some.
         first = await exchange.receive()
+        if first["type"] == "http.disconnect":
+            raise ClientLeft
         if not first.get("more_body", False) and not first.get("body"):
             exchange.may_watch = True
             return None

@@ -58,7 +58,7 @@ def _below_origin(value: bytes, destination: Endpoint) -> bytes | None:
 def _invert(path: bytes, found: Found) -> bytes | None:
     plan = found.plan
     if plan.rewrite is None:
-        return path
+        return b"".join([b"/" + part for part in found.parts[: found.hidden]]) + path
     if plan.inverse is None or not path.startswith(b"/"):
         return None
     values = _captures(split_path(path), plan.inverse, len(plan.captures))

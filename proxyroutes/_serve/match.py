@@ -69,18 +69,29 @@ class Found:
         parts: Every raw segment of the path.
         start: Number of segments that belong to a mount or an inclusion's prefix.
         raw_path: The raw path.
+        hidden: Number of leading segments that the server put in front and that the upstream does not see.
         full: Whether the request is served, rather than redirected or refused.
         redirect: Whether the path only lacks its last slash.
         method_allowed: Whether the route serves the method.
     """
 
-    __slots__ = ("full", "method_allowed", "parts", "plan", "raw_path", "redirect", "start")
+    __slots__ = (
+        "full",
+        "hidden",
+        "method_allowed",
+        "parts",
+        "plan",
+        "raw_path",
+        "redirect",
+        "start",
+    )
 
     def __init__(self, plan: Plan, parts: Sequence[bytes], start: int) -> None:
         self.plan = plan
         # The raw path is put together again, so that what was matched is what is sent.
         self.raw_path = b"/" + b"/".join(parts)
         self.full = True
+        self.hidden = 0
         self.parts = parts
         self.start = start
         self.redirect = False

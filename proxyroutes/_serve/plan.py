@@ -16,6 +16,7 @@ from proxyroutes.settings import Timeouts
 from proxyroutes.typing import Field
 
 if TYPE_CHECKING:
+    from proxyroutes._state.monitor import HealthMonitor
     from proxyroutes._state.pools import UpstreamPool
 
 __all__ = ["Capture", "Plan"]
@@ -51,6 +52,7 @@ class Plan:
         literals: Decoded literal segments, None where a capture stands.
         captures: The parameters.
         methods: Methods served, None for every one.
+        monitor: Whose loop's clock and sweeper are used.
         pool: The pool; None where ``choose`` decides per request.
         choose: Chooses the pool from the ``ForwardedRequest``.
         rewrite: Raw literals and numbers of captures, to be joined; None forwards the path as it came.
@@ -74,6 +76,7 @@ class Plan:
     literals: tuple[bytes | None, ...]
     captures: tuple[Capture, ...]
     methods: frozenset[str] | None
+    monitor: HealthMonitor
     pool: UpstreamPool | None
     choose: Callable[[Any], Awaitable[UpstreamPool]] | None
     rewrite: tuple[bytes | int, ...] | None

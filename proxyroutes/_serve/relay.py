@@ -86,9 +86,7 @@ class Answer:
             raise UpstreamProtocolError(
                 f"not a final status: {self.status}", sent=True, destination=origin
             )
-        names = b"".join([field[0] for field in self.fields])
-        values = b"".join([field[1] for field in self.fields])
-        if has_bad_value(values) or (names and has_bad_name(names)):
+        if any(has_bad_name(name) or has_bad_value(value) for name, value in self.fields):
             raise UpstreamProtocolError(
                 "a field that cannot be sent on", sent=True, destination=origin
             )

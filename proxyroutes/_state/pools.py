@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from attrs import define, field
 from typing_extensions import override
@@ -111,11 +111,11 @@ class PoolState:
         Raises:
             NoDestinationError: If nothing is left.
         """
-        candidates: Sequence[DestinationState] = self.available
+        candidates = self.available
         if tried:
-            candidates = [candidate for candidate in candidates if candidate not in tried]
-        if len(candidates) > 1:
-            chosen: Any = self.balancer.pick(candidates, head)
+            chosen: Any = self._pick_another(head, tried)
+        elif len(candidates) > 1:
+            chosen = self.balancer.pick(candidates, head)
         elif candidates:
             chosen = candidates[0]
         else:
@@ -124,6 +124,20 @@ class PoolState:
         chosen.requests += 1
         self.in_flight += 1
         return Lease(self, chosen)
+
+    def _pick_another(
+        self, head: ForwardedHead, tried: Sequence[DestinationState]
+    ) -> DestinationState:
+        """Ask the balancer among all, so that its turns stay even, until it names one that was not tried."""
+        left = [candidate for candidate in self.available if candidate not in tried]
+        if not left:
+            raise NoDestinationError(f"nothing available in pool {self.name!r}", retry_after=1.0)
+        if len(left) > 1:
+            for _ in self.available:
+                chosen: Any = self.balancer.pick(self.available, head)
+                if chosen not in tried:
+                    return cast("DestinationState", chosen)
+        return left[0]
 
     async def aclose(self) -> None:
         """Close every connection."""

@@ -14,6 +14,7 @@ MAX_FIELDS = 200
 """Field lines of a response."""
 
 _FIELD_OVERHEAD_BYTES = 4
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
 
 def compose_fields(head: ForwardedHead, body: Body | None, destination: Endpoint) -> Fields:
@@ -45,6 +46,10 @@ def check_head(status: int, fields: Fields) -> None:
     """
     if not 200 <= status <= 599:
         raise UpstreamProtocolError(f"status {status} is not a final status")
+    framing = [name for name, _ in fields if name in _FRAMING]
+    if len(framing) > 1:
+        # RFC 9112 §6.3: which of them counts is a guess, and a guess is how messages are smuggled.
+        raise UpstreamProtocolError("more than one of Content-Length and Transfer-Encoding")
     if len(fields) > MAX_FIELDS:
         raise UpstreamProtocolError(f"more than {MAX_FIELDS} response fields")
     size = sum(len(name) + len(value) + _FIELD_OVERHEAD_BYTES for name, value in fields)

@@ -169,10 +169,6 @@ async def test_while_both_directions_flow(serve, http, lane, leave, stopwatch, c
 
 
 @one_transport
-@pytest.mark.xfail(
-    strict=True,
-    reason="who leaves is heard by who reads the content, and here nobody does: the idle time-out ends it",
-)
 async def test_an_application_in_process_that_answers_without_reading_is_left_too(serve):
     """A response that began before its request was read ends with the client, though nobody reads the request."""
     left, over = asyncio.Event(), asyncio.Event()

@@ -108,10 +108,6 @@ async def test_a_failure_after_the_request_was_sent_does_not_move_on(serve, meth
         assert (1, 0) == (first.connections, second.connections)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="round robin counts picks among what was not tried yet like any other: one destination starves another",
-)
 async def test_the_other_destinations_go_on_in_turn(serve):
     """One that refuses does not take the others' turns."""
     with refusing_destination() as url:

@@ -1557,9 +1557,6 @@ async def test_a_location_is_mapped_back_to_the_public_address(serving, proxy, a
         )
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the server's root path is not put back where nothing is rewritten"
-)
 async def test_a_location_is_mapped_back_behind_a_servers_root_path(serving, proxy, app):
     """The root is in the public address, and the upstream does not see it."""
     head = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: /users/1\r\n\r\n"

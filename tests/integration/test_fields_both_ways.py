@@ -4,7 +4,6 @@ import pytest
 
 from proxyroutes.settings import Forwarding
 from proxyroutes.testing import Close, ScriptedOrigin
-from proxyroutes.transports import HttpxTransport
 from tests.integration.support import (
     OK,
     forwarded_fields,
@@ -12,7 +11,6 @@ from tests.integration.support import (
     one_transport,
     target_of,
     values_of,
-    xfail_with,
 )
 
 OURS = {
@@ -637,9 +635,6 @@ async def test_a_field_that_cannot_be_sent_on_is_answered_502(serve, line):
 @pytest.mark.usefixtures("broken_relays")
 async def test_a_response_with_length_and_coding_never_has_both(serve, transport, request):
     """Ambiguous framing is refused, or the coding alone counts."""
-    xfail_with(
-        request, transport, HttpxTransport, "httpx shows both fields, and the length is relayed"
-    )
     reply = await relay(
         serve,
         b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked",

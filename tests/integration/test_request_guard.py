@@ -337,10 +337,6 @@ async def test_connect_is_never_forwarded(serve, http):
 
 
 @pytest.mark.requirement("H-03")
-@pytest.mark.xfail(
-    strict=True,
-    reason="the router answers 400 to every target without a slash, before it looks at the method",
-)
 @one_transport
 async def test_connect_is_answered_405(serve):
     """A client that asks for a tunnel is told that it is the method that is refused."""
