@@ -212,7 +212,12 @@ def read_fields(
     Raises:
         ClientRequestError: If it must not be forwarded.
     """
-    _check_sizes(headers)
+    values = b"".join([field[1] for field in headers])
+    if values.translate(None, _VALUE):
+        raise refuse("a field value has a control character")
+    # A usual name is shorter than 32 bytes; the length of an unusual one is looked at where its spelling is.
+    if len(values) + 32 * len(headers) > MAX_FIELD_BYTES or len(headers) > MAX_FIELDS:
+        _check_sizes(headers, values)
     received = ReceivedFields()
     passed = received.fields
     for field in headers:
@@ -253,18 +258,11 @@ def _check_coding(received: ReceivedFields, http_version: str) -> None:
         raise refuse("Transfer-Encoding in HTTP/1.0")
 
 
-def _check_sizes(headers: list[Field]) -> None:
-    values = b"".join([field[1] for field in headers])
-    if values.translate(None, _VALUE):
-        raise refuse("a field value has a control character")
-    count = len(headers)
-    if count > MAX_FIELDS:
+def _check_sizes(headers: list[Field], values: bytes) -> None:
+    if len(headers) > MAX_FIELDS:
         raise refuse("too many fields", 431, "Request header fields too large")
-    # A usual name is shorter than this; the length of an unusual one is looked at where its spelling is.
-    if len(values) + 32 * count > MAX_FIELD_BYTES:
-        size = len(values) + sum([len(field[0]) for field in headers])
-        if size > MAX_FIELD_BYTES:
-            raise refuse("the fields are too large", 431, "Request header fields too large")
+    if len(values) + sum([len(field[0]) for field in headers]) > MAX_FIELD_BYTES:
+        raise refuse("the fields are too large", 431, "Request header fields too large")
 
 
 def _pass_unusual(passed: Fields, field: Field, actions: Mapping[bytes, int]) -> None:
