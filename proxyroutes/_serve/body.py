@@ -7,6 +7,7 @@ looks complete to the upstream (RFC 9112 §8).
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 
 from proxyroutes._serve.exchange import ClientLeft, Exchange
@@ -23,6 +24,8 @@ __all__ = [
     "too_large",
 ]
 
+_logger = logging.getLogger("proxyroutes.serve")
+
 
 def too_large(limit: int) -> ClientRequestError:
     """The refusal of a content over its limit (RFC 9110 §15.5.14)."""
@@ -38,7 +41,15 @@ def check_length(content_length: int | None, limit: int | None) -> None:
 class ReceivedBody:
     """The client's content, read as the upstream takes it."""
 
-    __slots__ = ("_ended", "_exchange", "_first", "_limit", "_listener", "content_length")
+    __slots__ = (
+        "_ended",
+        "_exchange",
+        "_first",
+        "_limit",
+        "_listener",
+        "_wanted",
+        "content_length",
+    )
 
     def __init__(
         self,
@@ -46,8 +57,12 @@ class ReceivedBody:
         content_length: int | None,
         limit: int | None,
         first: Message | None = None,
+        *,
+        expects_continue: bool = False,
     ) -> None:
         self._exchange = exchange
+        # Listening is receiving, which a server takes for the wish to read: it would send the 100 (RFC 9110 §10.1.1).
+        self._wanted = not expects_continue
         self.content_length = content_length
         self._limit = limit
         self._ended = False
@@ -65,6 +80,7 @@ class ReceivedBody:
             ClientRequestError: If there is more than is allowed.
         """
         exchange = self._exchange
+        self._wanted = True
         while not self._ended:
             message = self._first or await self._receive()
             self._first = None
@@ -102,14 +118,24 @@ class ReceivedBody:
         Returns:
             The task that does so, or None if there is no need for one.
         """
-        if self._ended or self._first is not None or self._listener is not None:
+        if (
+            not self._wanted
+            or self._ended
+            or self._first is not None
+            or self._listener is not None
+        ):
             return None
         self._listener = self._exchange.spawn(self._listen(), "listen")
         return self._listener
 
     async def _listen(self) -> None:
         exchange = self._exchange
-        self._first = message = await exchange.receive()
+        try:
+            message = await exchange.receive()
+        except Exception as error:  # noqa: BLE001 - a receive channel that fails has no client behind it.
+            _logger.debug("the receive channel failed: %r", error)
+            message = {"type": "http.disconnect"}
+        self._first = message
         if message["type"] == "http.disconnect":
             exchange.interrupt(ClientLeft())
         elif not message.get("more_body", False):

@@ -135,7 +135,9 @@ async def read_body(
     if length == 0:
         exchange.may_watch = True
         return BufferedBody(b"")
-    return ReceivedBody(exchange, length, plan.max_body_bytes)
+    return ReceivedBody(
+        exchange, length, plan.max_body_bytes, expects_continue=received.expects_continue
+    )
 
 
 async def attempts(

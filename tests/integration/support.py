@@ -29,14 +29,6 @@ one_transport = pytest.mark.parametrize(
 """For tests of what does not depend on the transport."""
 
 
-def xfail_with(
-    request: pytest.FixtureRequest, transport: object, broken: object, reason: str
-) -> None:
-    """Say that a test is known to fail with one transport."""
-    if transport is broken:
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
-
-
 @contextlib.contextmanager
 def refusing_destination() -> Iterator[str]:
     """The URL of a port that refuses connections, and that nobody else gets."""

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from proxyroutes.settings import Timeouts
 from proxyroutes.testing import Close, ReadHead, ReadUntil, ScriptedOrigin, Wait
 from tests.integration.support import (
     OK,
@@ -11,6 +12,7 @@ from tests.integration.support import (
     make_request,
     one_transport,
     refusing_destination,
+    silent_destination,
     values_of,
 )
 
@@ -263,3 +265,16 @@ async def test_no_100_is_sent_where_no_upstream_is_there(serve, http, lane):
         )
 
         assert 502 == reply.status
+
+
+@pytest.mark.requirement("H-35")
+@one_transport
+async def test_no_100_is_sent_while_a_connection_is_waited_for(serve, http):
+    """However long that takes."""
+    with silent_destination() as url:
+        gateway = await serve(url, http=http, timeouts=Timeouts(connect=0.2))
+        reply = await gateway.ask(
+            make_request("/", "Expect: 100-continue", "Content-Length: 3", method="POST")
+        )
+
+        assert 504 == reply.status

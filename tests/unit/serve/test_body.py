@@ -112,6 +112,102 @@ async def test_a_client_that_leaves_is_no_end_of_its_content():
     await asyncio.sleep(0)
 
 
+# Listening while nobody reads.
+
+
+async def test_what_is_heard_while_nobody_reads_is_kept_for_the_reader():
+    """One message at most: its content is neither lost nor read ahead without bound."""
+    server = Server(piece(b"a"), piece(b"b", more=False))
+    body, exchange = received(server)
+    await body.listen()
+    again = body.listen()
+
+    assert (None, 1, False) == (again, len(server.messages), exchange.may_watch)
+    assert [b"a", b"b"] == await read_all(body)
+
+
+async def test_a_reader_that_comes_while_somebody_listens_gets_what_was_heard():
+    """Two readers of one channel do not steal from each other."""
+    server = Server()
+    body, exchange = received(server)
+    listening = body.listen()
+    reading = asyncio.create_task(body.read())
+    await turns()
+    stalls = exchange.client_stalls
+    server.give(piece(b"a"))
+
+    assert (b"a", True) == (await reading, listening.done())
+    assert (True, False) == (stalls, exchange.client_stalls)
+
+
+async def test_only_one_listens():
+    """A second one would take what belongs behind the first."""
+    body, _ = received(Server())
+    listening = body.listen()
+
+    assert body.listen() is None
+    listening.cancel()
+    await asyncio.wait([listening])
+
+
+async def test_a_reader_reads_itself_after_its_listener_was_stopped():
+    """What was not heard is still to come."""
+    server = Server()
+    body, _ = received(server)
+    listening = body.listen()
+    reading = asyncio.create_task(body.read())
+    await turns()
+    listening.cancel()
+    server.give(piece(b"a"))
+
+    assert b"a" == await reading
+
+
+@pytest.mark.requirement("E-03")
+@pytest.mark.parametrize("heard", [LEFT, OSError("broken")], ids=["leaves", "breaks"])
+async def test_a_client_that_leaves_while_nobody_reads_interrupts_the_exchange(heard):
+    """And whoever reads afterwards is told too."""
+    body, exchange = received(Server(heard))
+    await body.listen()
+
+    assert isinstance(exchange.interruption, ClientLeft)
+    with pytest.raises(ClientLeft):
+        await body.read()
+
+
+async def test_the_client_may_be_watched_once_the_last_of_its_content_was_heard():
+    """Nothing more of it can be stolen."""
+    body, exchange = received(Server(piece(b"a", more=False)))
+    await body.listen()
+
+    assert exchange.may_watch
+    assert [b"a"] == await read_all(body)
+
+
+async def test_nobody_listens_behind_the_end():
+    """The watch does."""
+    body, _ = received(Server(piece(b"a", more=False)))
+    await read_all(body)
+
+    assert body.listen() is None
+
+
+@pytest.mark.requirement("H-46")
+async def test_what_was_heard_counts_when_it_is_read():
+    """The limit and the record speak of what was read."""
+    body, exchange = received(Server(piece(b"abcd")), limit=3)
+    await body.listen()
+    before = exchange.request_bytes
+
+    with pytest.raises(ClientRequestError):
+        await body.read()
+
+    assert (0, 4) == (before, exchange.request_bytes)
+
+
+# The limit.
+
+
 @pytest.mark.requirement("H-46")
 async def test_the_first_byte_over_the_limit_is_refused():
     """Up to it everything passes."""

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from proxyroutes._serve.body import ReceivedBody
 from proxyroutes._serve.exchange import ClientLeft
 from proxyroutes.exceptions import ClientRequestError, Side, Stage, UpstreamTimeoutError
 from proxyroutes.settings import Timeouts
@@ -369,6 +370,50 @@ async def test_a_channel_that_fails_has_no_client_behind_it():
     exchange = await watched(Server(OSError("broken")))
 
     assert isinstance(exchange.interruption, ClientLeft)
+    await finish(exchange)
+
+
+@pytest.mark.requirement("E-03")
+async def test_a_client_is_listened_to_while_nobody_reads_its_content():
+    """A transport that does not take the content would hear of nothing."""
+    server = Server(LEFT)
+    exchange = make_exchange(server)
+    ReceivedBody(exchange, None, None)
+    exchange.tick(0.0)
+    exchange.tick(0.0)
+    await turns()
+
+    assert isinstance(exchange.interruption, ClientLeft)
+    await finish(exchange)
+
+
+async def test_nobody_listens_while_the_content_is_read():
+    """Who reads hears more."""
+    server = Server()
+    exchange = make_exchange(server)
+    reading = asyncio.create_task(ReceivedBody(exchange, None, None).read())
+    await turns()
+    exchange.tick(0.0)
+    exchange.tick(0.0)
+    await turns()
+
+    assert {asyncio.current_task(), reading} == asyncio.all_tasks()
+    reading.cancel()
+    await finish(exchange)
+
+
+async def test_listening_ends_with_the_exchange():
+    """No task is left."""
+    exchange = make_exchange(Server())
+    ReceivedBody(exchange, None, None)
+    for _ in range(3):
+        exchange.tick(0.0)
+    await turns()
+    listening = len(asyncio.all_tasks())
+    exchange.end()
+    await turns()
+
+    assert (2, 1) == (listening, len(asyncio.all_tasks()))
     await finish(exchange)
 
 

@@ -358,6 +358,15 @@ def test_a_length_goes_where_there_is_no_content(status, kept):
     assert kept == bool(filtered((b"content-length", b"5"), status=status))
 
 
+@pytest.mark.requirement("H-13")
+@pytest.mark.parametrize(
+    "fields", [[], [(b"content-length", b"5")], [(b"transfer-encoding", b"chunked")]]
+)
+def test_a_205_has_a_length_of_zero(fields):
+    """Whatever its upstream said."""
+    assert [(b"content-length", b"0")] == filtered(*fields, status=205)
+
+
 # Edits.
 
 

@@ -509,3 +509,11 @@ async def test_a_refusal_before_there_is_an_exchange_is_logged(caplog):
     assert ["stub"] == [record.route for record in route.records]
     assert "route=stub" in caplog.messages[0]
     assert "detail=nonsense stage=select side=client sent=False" in caplog.messages[0]
+
+
+async def test_the_record_of_a_refusal_has_no_client_behind_it():
+    """Its channel has nothing to give."""
+    route = make_route()
+    record_refusal(route.plan, "GET", ClientRequestError("nonsense"))
+
+    assert LEFT == await route.records[0].receive()
