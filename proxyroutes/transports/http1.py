@@ -199,6 +199,8 @@ class BoundHttp1Transport:
             pool.close()
         self._pools.clear()
         await asyncio.gather(*self._pumps, return_exceptions=True)
+        # asyncio closes a socket one turn after its transport; nobody may find it open after this.
+        await asyncio.sleep(0)
 
 
 def _is_unseen(

@@ -10,7 +10,7 @@ from attrs import define, field, frozen
 from proxyroutes.exceptions import GatewayError, Stage
 from proxyroutes.settings import Destination, Timeouts
 from proxyroutes.testing import ScriptedOrigin
-from proxyroutes.transports import ASGITransport, HttpxTransport
+from proxyroutes.transports import ASGITransport, Http1Transport, HttpxTransport
 from proxyroutes.typing import Attempt, BoundTransport, Fields, ForwardedHead, Transport
 
 FRAMING = {b"content-length", b"transfer-encoding"}
@@ -366,6 +366,7 @@ HTTPX_GAPS = {
 }
 
 SUBJECTS = [
+    Subject("http1", Http1Transport),
     Subject("httpx", HttpxTransport, gaps=HTTPX_GAPS),
     Subject("asgi", ASGITransport, sockets=False),
 ]
