@@ -218,7 +218,6 @@ class GatewayRouter(APIRouter):
         self._index = index
         self._prefixes: dict[str, Template] = {}
         self._own: tuple[ProxyRoute, ...] = ()
-        self._count = 0
         self._by_plan: dict[Plan, ProxyRoute] = {}
         self._proofs: dict[int, tuple[Any, int, frozenset[Plan]]] = {}
         self._handlers: tuple[Any, int, bool] = (None, 0, True)
@@ -226,7 +225,6 @@ class GatewayRouter(APIRouter):
     def seal(self, own: Sequence[ProxyRoute]) -> None:
         """Say which routes are served by the index."""
         self._own = tuple(own)
-        self._count = len(self.routes)
         self._by_plan = {route.plan: route for route in own}
 
     # The short way.

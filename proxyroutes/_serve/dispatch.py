@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from proxyroutes._serve.failures import send_problem
-from proxyroutes._serve.guard import check_target, refuse
+from proxyroutes._serve.guard import check_method, check_target, refuse
 from proxyroutes._serve.match import (
     Found,
     RouteIndex,
@@ -26,6 +26,8 @@ def locate(index: RouteIndex, scope: Scope) -> Found | None:
     """
     raw_path = raw_path_of(scope)
     if raw_path[:1] != b"/":
+        # CONNECT names an authority; it is the method that is refused then.
+        check_method(scope["method"])
         raise refuse("the request target is not in origin form")
     parts = split_path(raw_path)
     root_path = scope.get("root_path", "")

@@ -1,7 +1,7 @@
 """The way of an HTTP request: match → head → lease → attempt → observe → next? → relay.
 
-``serve_http`` is the whole of it where no user code takes part. ``begin``, ``attempts`` and ``Answer`` are its pieces for
-where some does.
+``serve_http`` is the whole of it where no user code takes part. ``open_exchange``, ``attempts`` and ``Answer`` are its
+pieces for where some does.
 """
 
 from __future__ import annotations

@@ -78,14 +78,17 @@ class ConnectionPool:
             UpstreamConnectError: If it cannot be opened.
         """
         limit = self.settings.max_connections
-        if limit is not None and self.opened >= limit:
+        while limit is not None and self.opened >= limit:
             connection = await self._wait()
-            if connection is not None:
+            if connection is None:
+                return await self.open()
+            if not connection.closed:
                 attempt.reused = True
                 return connection
-        else:
-            self.opened += 1
-        return await self.open(attempt)
+            # Lost on its way here; it gives its place back, and this takes it or waits again.
+            connection.close()
+        self.opened += 1
+        return await self.open()
 
     async def acquire_fresh(self, attempt: Attempt) -> Http1Connection:
         """Open a connection that has served nobody, for a request whose reused one had died."""
@@ -124,12 +127,14 @@ class ConnectionPool:
         else:
             self._place_is_free()
 
-    async def open(self, attempt: Attempt) -> Http1Connection:
-        """Open a connection in a place that is counted already."""
-        del attempt
-        destination = self.destination
-        context = self.tls() if destination.secure else None
+    async def open(self) -> Http1Connection:
+        """Open a connection in a place that is counted already.
+
+        Raises:
+            UpstreamConnectError: If it cannot be opened.
+        """
         try:
+            context = self.tls() if self.destination.secure else None
             connection = await connect(
                 self._addresses,
                 lambda: Http1Connection(self.loop, self.put_back, self._lost),
@@ -143,9 +148,13 @@ class ConnectionPool:
         except BaseException:
             self._place_is_free()
             raise
-        if self.closed:
+        if self.closed or connection.closed:
             connection.close()
-            raise UpstreamConnectError("the pool is closed")
+            raise UpstreamConnectError(
+                "the pool is closed"
+                if self.closed
+                else "the upstream closed the connection at once"
+            )
         self.active.add(connection)
         return connection
 

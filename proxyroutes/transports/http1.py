@@ -11,7 +11,12 @@ import ssl
 
 from attrs import frozen
 
-from proxyroutes.exceptions import ClientRequestError, Stage, UpstreamProtocolError
+from proxyroutes.exceptions import (
+    ClientRequestError,
+    Stage,
+    UpstreamConnectError,
+    UpstreamProtocolError,
+)
 from proxyroutes.settings import TLS, Timeouts
 from proxyroutes.transports._http1_connection import Http1Connection, Http1Response
 from proxyroutes.transports._http1_pool import ConnectionPool, PoolSettings
@@ -97,6 +102,7 @@ class BoundHttp1Transport:
         self._pools: dict[Endpoint, ConnectionPool] = {}
         self._expiry: asyncio.TimerHandle | None = None
         self._pumps: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     def connections(self, destination: Endpoint) -> tuple[int, int]:
         """Open and idle connections to a destination, for inspection."""
@@ -109,6 +115,8 @@ class BoundHttp1Transport:
         return self._context
 
     def _add_pool(self, destination: Endpoint) -> ConnectionPool:
+        if self._closed:
+            raise UpstreamConnectError("the transport is closed")
         server_name = self._tls.server_name if self._tls is not None else None
         pool = self._pools[destination] = ConnectionPool(
             self._loop, destination, self._settings, self._ssl_context, server_name
@@ -192,6 +200,7 @@ class BoundHttp1Transport:
 
     async def aclose(self) -> None:
         """Close every connection."""
+        self._closed = True
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None

@@ -1,5 +1,7 @@
 """The gateway alone, without FastAPI."""
 
+import asyncio
+
 import pytest
 from fastapi import Depends
 from starlette.responses import PlainTextResponse
@@ -49,6 +51,7 @@ def app():
         ("/api", "GET", 307),
         ("nonsense", "GET", 400),
         ("/api/../x", "GET", 400),
+        ("a.test:443", "CONNECT", 405),
     ],
 )
 async def test_what_is_not_served_is_answered(app, path, method, status):
@@ -137,8 +140,6 @@ async def test_it_runs_behind_a_server():
         async def api() -> None: ...
 
         async with run_gateway(proxy.build_app()) as gateway:
-            import asyncio
-
             reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
             writer.write(b"GET /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
             raw = await reader.read()

@@ -9,7 +9,7 @@ from proxyroutes import Destination
 from proxyroutes._state.clock import SystemClock
 from proxyroutes._state.pools import DestinationState
 from proxyroutes.exceptions import ClientRequestError, NoDestinationError, UpstreamConnectError
-from proxyroutes.settings import Timeouts
+from proxyroutes.settings import TLS, Timeouts
 from proxyroutes.testing import ScriptedOrigin
 from proxyroutes.transports import Http1Transport
 from proxyroutes.transports._connect import Addresses, connect
@@ -222,3 +222,69 @@ async def test_a_name_without_addresses_is_a_connect_failure(monkeypatch):
     addresses = Addresses(loop, DestinationState.of(Destination("http://name.test")), 30.0)
     with pytest.raises(OSError, match="no addresses"):
         await connect(addresses, asyncio.Protocol, None, None)
+
+
+async def test_a_connection_that_dies_on_its_way_to_who_waits_is_not_used():
+    """It was handed over and lost in one turn of the loop; who waited opens another one."""
+    async with ScriptedOrigin([b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"], answer) as origin:
+        wire = Wire(origin.url, max_connections=1, queue_timeout=30.0)
+        held = await wire.send()
+        (connection,) = wire.bound._pools[wire.place].active
+        waits = asyncio.create_task(wire.send())
+        await asyncio.sleep(0)
+        wire.bound._pools[wire.place].put_back(connection)
+        connection.connection_lost(None)
+        async with asyncio.timeout(5):
+            second = await waits
+        held.abort()
+
+        assert (b"ok", (1, 1)) == (second.take(), wire.connections())
+        await wire.bound.aclose()
+
+
+async def test_a_connection_that_is_closed_as_soon_as_it_is_open_is_a_connect_failure(monkeypatch):
+    """Nothing was sent on it, and nothing of it is kept."""
+    opened = []
+
+    async def lost(addresses, factory, context, server_name):
+        connection = await connect(addresses, factory, context, server_name)
+        connection.connection_lost(None)
+        opened.append(connection)
+        return connection
+
+    async with ScriptedOrigin(answer) as origin:
+        wire = Wire(origin.url)
+        monkeypatch.setattr("proxyroutes.transports._http1_pool.connect", lost)
+        async with asyncio.timeout(5):
+            with pytest.raises(UpstreamConnectError):
+                await wire.send()
+
+        assert (1, (0, 0), set()) == (
+            len(opened),
+            wire.connections(),
+            wire.bound._pools[wire.place].active,
+        )
+        await wire.bound.aclose()
+
+
+async def test_settings_of_tls_that_cannot_be_read_keep_no_place(tmp_path):
+    """The failure is one to connect, each time anew."""
+    wire = Wire("https://127.0.0.1:9", max_connections=1, queue_timeout=0.01)
+    wire.bound._tls = TLS(ca=tmp_path / "absent.pem")
+    for _ in range(2):
+        with pytest.raises(UpstreamConnectError):
+            await wire.send()
+
+    assert (0, 0) == wire.connections()
+    await wire.bound.aclose()
+
+
+async def test_a_closed_transport_opens_nothing():
+    """An exchange that moves on during the stop finds no new connection."""
+    async with ScriptedOrigin(answer) as origin:
+        wire = Wire(origin.url)
+        await wire.bound.aclose()
+        with pytest.raises(UpstreamConnectError, match="closed"):
+            await wire.send()
+
+        assert (0, (0, 0)) == (origin.connections, wire.connections())
