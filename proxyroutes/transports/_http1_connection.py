@@ -170,6 +170,7 @@ class Http1Connection(asyncio.Protocol):
         "_surplus",
         "_transport",
         "_writing_paused",
+        "adopted",
         "created_at",
         "idle_since",
         "loop",
@@ -197,6 +198,9 @@ class Http1Connection(asyncio.Protocol):
         self._drain: asyncio.Future[None] | None = None
         self.created_at = self.idle_since = loop.time()
         self.requests = 0
+        # Set by the pool when it has it. One that is lost while it is still being opened was never counted as open:
+        # whoever opens it gives the place back.
+        self.adopted = False
 
     @property
     def closed(self) -> bool:

@@ -150,11 +150,13 @@ class ConnectionPool:
             raise
         if self.closed or connection.closed:
             connection.close()
+            self._place_is_free()
             raise UpstreamConnectError(
                 "the pool is closed"
                 if self.closed
                 else "the upstream closed the connection at once"
             )
+        connection.adopted = True
         self.active.add(connection)
         return connection
 
@@ -180,6 +182,8 @@ class ConnectionPool:
 
     def _lost(self, connection: Http1Connection) -> None:
         """A connection has closed; each one says so once."""
+        if not connection.adopted:
+            return
         self.idle.pop(connection, None)
         self.active.discard(connection)
         self._place_is_free()
