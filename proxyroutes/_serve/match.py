@@ -75,27 +75,18 @@ class Found:
         method_allowed: Whether the route serves the method.
     """
 
-    __slots__ = (
-        "full",
-        "hidden",
-        "method_allowed",
-        "parts",
-        "plan",
-        "raw_path",
-        "redirect",
-        "start",
-    )
+    # Class attributes are what a match begins with: most of it is never written for one that fits.
+    full = True
+    hidden = 0
+    redirect = False
+    method_allowed = True
 
     def __init__(self, plan: Plan, parts: Sequence[bytes], start: int) -> None:
         self.plan = plan
         # The raw path is put together again, so that what was matched is what is sent.
         self.raw_path = b"/" + b"/".join(parts)
-        self.full = True
-        self.hidden = 0
         self.parts = parts
         self.start = start
-        self.redirect = False
-        self.method_allowed = True
 
     def captured(self, capture: Capture) -> bytes:
         """The raw text of a parameter."""
@@ -183,12 +174,11 @@ class RouteIndex:
         """Every route that has the path, in declared order."""
         node = self._root
         found: list[Plan] = []
-        for position in range(start, len(parts)):
+        for raw in parts[start:] if start else parts:
             if node.parameters:
                 return self._find_branching(parts, start)
             if node.rests:
                 found += node.rests
-            raw = parts[position]
             following = node.literals.get(unquote_to_bytes(raw) if b"%" in raw else raw)
             if following is None:
                 break

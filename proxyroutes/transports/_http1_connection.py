@@ -58,16 +58,17 @@ class Http1Response:
     ended = False
     error: BaseException | None = None
     pump: asyncio.Task[None] | None = None
+    trailers: Fields = []  # noqa: RUF012 - never changed: a response that has some gets a list of its own.
     _size = 0
     _waiter: asyncio.Future[None] | None = None
 
     def __init__(self, connection: Http1Connection, attempt: Attempt, *, is_head: bool) -> None:
-        self._connection: Http1Connection | None = connection
+        # None once the connection belongs to somebody else.
+        self.connection: Http1Connection | None = connection
         self._chunks: list[bytes] = []
         self.attempt = attempt
         self.is_head = is_head
         self.fields: Fields = []
-        self.trailers: Fields = []
         self.head_waiter: asyncio.Future[None] = connection.loop.create_future()
 
     # For who relays it.
@@ -87,8 +88,8 @@ class Http1Response:
         content = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         self._chunks = []
         self._size = 0
-        if self._connection is not None:
-            self._connection.resume_reading()
+        if self.connection is not None:
+            self.connection.resume_reading()
         return content
 
     async def read(self) -> bytes:
@@ -102,7 +103,7 @@ class Http1Response:
                 raise self.error
             if self.ended:
                 return b""
-            connection = self._connection
+            connection = self.connection
             if connection is None:
                 raise UpstreamProtocolError(
                     "the exchange was abandoned",
@@ -119,15 +120,11 @@ class Http1Response:
 
     def abort(self) -> None:
         """Let go: the connection is closed unless everything was read and it is back in its pool."""
-        connection = self._connection
+        connection = self.connection
         if connection is not None:
             connection.abandon(self)
-            self.detach()
+            self.connection = None
             self.wake()
-
-    def detach(self) -> None:
-        """The connection belongs to somebody else from here on."""
-        self._connection = None
 
     # For the connection.
 
@@ -136,7 +133,8 @@ class Http1Response:
         self._chunks.append(chunk)
         self._size += len(chunk)
         self.attempt.progress += 1
-        self.wake()
+        if self._waiter is not None:
+            self.wake()
         return self._size >= HIGH_WATER_BYTES
 
     def wake(self) -> None:
@@ -172,7 +170,7 @@ class Http1Connection(asyncio.Protocol):
         "_writing_paused",
         "adopted",
         "created_at",
-        "idle_since",
+        "expires_at",
         "loop",
         "requests",
     )
@@ -196,7 +194,9 @@ class Http1Connection(asyncio.Protocol):
         self._reading_paused = False
         self._writing_paused = False
         self._drain: asyncio.Future[None] | None = None
-        self.created_at = self.idle_since = loop.time()
+        self.created_at = loop.time()
+        # Set by the pool when it is idle.
+        self.expires_at = 0.0
         self.requests = 0
         # Set by the pool when it has it. One that is lost while it is still being opened was never counted as open:
         # whoever opens it gives the place back.
@@ -267,7 +267,7 @@ class Http1Connection(asyncio.Protocol):
         response = self._response
         self._response = None
         if response is not None:
-            response.detach()
+            response.connection = None
         if self._transport is not None:
             self._transport.abort()
         if self._drain is not None and not self._drain.done():
@@ -363,13 +363,16 @@ class Http1Connection(asyncio.Protocol):
 
     def on_status(self, reason: bytes) -> None:
         """Keep the reason phrase."""
-        cast("Http1Response", self._response).reason += reason
+        response: Any = self._response
+        response.reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a field, or a trailer field where the body has begun."""
         response: Any = self._response
         if response.started:
             _check_fields(response.trailers)
+            if not response.trailers:
+                response.trailers = []
             response.trailers.append((name.lower(), value.rstrip(b" \t")))
         else:
             response.fields.append((name.lower(), value.rstrip(b" \t")))
@@ -447,8 +450,7 @@ class Http1Connection(asyncio.Protocol):
         if not reusable:
             self.close()
             return
-        self._response = None
-        response.detach()
+        self._response = response.connection = None
         if response.is_head:
             # llhttp does not know the request: after HEAD it waits for content that never comes.
             self._parser = httptools.HttpResponseParser(self)
