@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from proxyroutes.exceptions import GatewayError, Side, Stage, UpstreamProtocolError
 from proxyroutes.transports._head import MAX_FIELDS, MAX_HEAD_BYTES
-from proxyroutes.typing import Attempt, Fields
+from proxyroutes.typing import Attempt, Field, Fields
 
 __all__ = ["Http1Connection", "Http1Response"]
 
@@ -58,7 +58,7 @@ class Http1Response:
     ended = False
     error: BaseException | None = None
     pump: asyncio.Task[None] | None = None
-    trailers: Fields = []  # noqa: RUF012 - never changed: a response that has some gets a list of its own.
+    _trailers: Fields | None = None
     _size = 0
     _waiter: asyncio.Future[None] | None = None
 
@@ -79,6 +79,11 @@ class Http1Response:
     def complete(self) -> bool:
         """Whether the whole body is here."""
         return self.ended and self.error is None
+
+    @property
+    def trailers(self) -> Fields:
+        """Trailer fields, once the body has ended."""
+        return self._trailers or []
 
     def take(self) -> bytes:
         """What is here, without waiting."""
@@ -136,6 +141,13 @@ class Http1Response:
         if self._waiter is not None:
             self.wake()
         return self._size >= HIGH_WATER_BYTES
+
+    def add_trailer(self, field: Field) -> None:
+        """Keep a trailer field."""
+        if self._trailers is None:
+            self._trailers = []
+        _check_fields(self._trailers)
+        self._trailers.append(field)
 
     def wake(self) -> None:
         """Wake who waits for the body."""
@@ -370,10 +382,7 @@ class Http1Connection(asyncio.Protocol):
         """Keep a field, or a trailer field where the body has begun."""
         response: Any = self._response
         if response.started:
-            _check_fields(response.trailers)
-            if not response.trailers:
-                response.trailers = []
-            response.trailers.append((name.lower(), value.rstrip(b" \t")))
+            response.add_trailer((name.lower(), value.rstrip(b" \t")))
         else:
             response.fields.append((name.lower(), value.rstrip(b" \t")))
 
