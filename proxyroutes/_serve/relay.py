@@ -76,7 +76,7 @@ class Answer:
             self.fields,
             self.status,
             server_fields=server_fields(exchange.receive),
-            relocate=self._relocate if plan.map_location else None,
+            relocate=self._relocate if plan.map_location and found is not None else None,
         )
 
     def _relocate(self, value: bytes) -> bytes:

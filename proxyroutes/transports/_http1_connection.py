@@ -58,17 +58,24 @@ class Http1Response:
     ended = False
     error: BaseException | None = None
     pump: asyncio.Task[None] | None = None
+    # Lists are made when there is something to keep: many responses are waited for at a time.
+    # A tuple until a message begins: nothing can be added to what all share.
+    fields: Fields = cast("Fields", ())
+    _chunks: list[bytes] | None = None
     _trailers: Fields | None = None
     _size = 0
     _waiter: asyncio.Future[None] | None = None
 
-    def __init__(self, connection: Http1Connection, attempt: Attempt, *, is_head: bool) -> None:
+    def __init__(
+        self,
+        connection: Http1Connection,
+        attempt: Attempt,
+        is_head: bool,
+    ) -> None:
         # None once the connection belongs to somebody else.
         self.connection: Http1Connection | None = connection
-        self._chunks: list[bytes] = []
         self.attempt = attempt
         self.is_head = is_head
-        self.fields: Fields = []
         self.head_waiter: asyncio.Future[None] = connection.loop.create_future()
 
     # For who relays it.
@@ -91,7 +98,7 @@ class Http1Response:
         if not chunks:
             return b""
         content = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        self._chunks = []
+        self._chunks = None
         self._size = 0
         if self.connection is not None:
             self.connection.resume_reading()
@@ -135,7 +142,10 @@ class Http1Response:
 
     def feed(self, chunk: bytes) -> bool:
         """Keep a piece of the body; true if that is enough for now."""
-        self._chunks.append(chunk)
+        if self._chunks is None:
+            self._chunks = [chunk]
+        else:
+            self._chunks.append(chunk)
         self._size += len(chunk)
         self.attempt.progress += 1
         if self._waiter is not None:
@@ -223,11 +233,15 @@ class Http1Connection(asyncio.Protocol):
     # Requests.
 
     def begin(
-        self, head: bytes, attempt: Attempt, *, is_head: bool, has_body: bool
+        self,
+        head: bytes,
+        attempt: Attempt,
+        is_head: bool,
+        has_body: bool,
     ) -> Http1Response:
         """Send the head of a request and expect its response."""
         self.requests += 1
-        self._response = response = Http1Response(self, attempt, is_head=is_head)
+        self._response = response = Http1Response(self, attempt, is_head)
         self._request_sent = not has_body
         attempt.sent = True
         transport: Any = self._transport
@@ -372,6 +386,7 @@ class Http1Connection(asyncio.Protocol):
         if response.ended:
             self._surplus = True
             raise UpstreamProtocolError("bytes after the end of a response")
+        response.fields = []
 
     def on_status(self, reason: bytes) -> None:
         """Keep the reason phrase."""
@@ -446,7 +461,6 @@ class Http1Connection(asyncio.Protocol):
         response.informational += 1
         if response.informational > MAX_INFORMATIONAL:
             raise UpstreamProtocolError(f"more than {MAX_INFORMATIONAL} interim responses")
-        response.fields = []
         response.reason = b""
 
     def _finish(self, response: Http1Response) -> None:
