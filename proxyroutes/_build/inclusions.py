@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from proxyroutes._build.proof import prove
 from proxyroutes._declare.templates import Segment, parse_template
 from proxyroutes._serve.match import (
     Found,
     RouteIndex,
-    match_prefix,
     raw_path_of,
     route_start,
     split_path,
@@ -22,7 +22,7 @@ from proxyroutes._serve.plan import Plan
 from proxyroutes.exceptions import PathTemplateError
 from proxyroutes.typing import Scope
 
-__all__ = ["Inclusion"]
+__all__ = ["Inclusion", "match_prefix"]
 
 
 class Inclusion:
@@ -67,3 +67,23 @@ class Inclusion:
                 return None
             start += len(segments)
         return self._index.match(parts, start, scope["method"])
+
+
+def match_prefix(
+    parts: Sequence[bytes], start: int, segments: Sequence[Segment]
+) -> dict[str, object] | None:
+    """Match the prefix of an inclusion and give its parameters; None where it does not fit."""
+    if len(parts) < start + len(segments):
+        return None
+    parameters: dict[str, object] = {}
+    for position, segment in enumerate(segments, start):
+        text = unquote_to_bytes(parts[position])
+        if segment.name is None:
+            if text != segment.literal:
+                return None
+            continue
+        decoded = text.decode("utf-8", "replace")
+        if not segment.converter.takes(decoded):
+            return None
+        parameters[segment.name] = segment.converter.convert(decoded)
+    return parameters

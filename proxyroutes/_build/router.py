@@ -22,7 +22,7 @@ from typing_extensions import override
 
 from proxyroutes._build.compile import Compiled
 from proxyroutes._build.documents import add_documents
-from proxyroutes._build.inclusions import Inclusion
+from proxyroutes._build.inclusions import Inclusion, match_prefix
 from proxyroutes._build.proof import exception_handlers, handles_failures
 from proxyroutes._build.responses import RelayResponse, has_handler, problem_response
 from proxyroutes._build.stubs import CALL, BodyTooLargeError, Call, make_endpoint, stub_receive
@@ -37,7 +37,6 @@ from proxyroutes._serve.http import fail, record_refusal, serve_http
 from proxyroutes._serve.match import (
     Found,
     RouteIndex,
-    match_prefix,
     path_parameters,
     raw_path_of,
     redirect_location,

@@ -55,7 +55,11 @@ async def serve_http(plan: Plan, found: Found, scope: Scope, receive: Receive, s
         received = read_request(scope, plan, found)
         head = make_head(scope, plan, found, received)
         body: Body | None = None
-        if received.chunked or received.content_length is not None or not _is_http1(scope):
+        if (
+            received.chunked
+            or received.content_length is not None
+            or scope.get("http_version", "1.1") not in _HTTP1
+        ):
             body = await read_body(exchange, plan, scope, received)
         else:
             exchange.may_watch = True
@@ -117,10 +121,6 @@ def record_refusal(plan: Plan, method: str, error: GatewayError) -> None:
     exchange.end()
 
 
-def _is_http1(scope: Scope) -> bool:
-    return scope.get("http_version", "1.1") in _HTTP1
-
-
 async def read_body(
     exchange: Exchange, plan: Plan, scope: Scope, received: ReceivedFields
 ) -> Body | None:
@@ -131,7 +131,7 @@ async def read_body(
     """
     length = received.content_length
     if length is None and not received.chunked:
-        if _is_http1(scope):
+        if scope.get("http_version", "1.1") in _HTTP1:
             exchange.may_watch = True
             return None
         # HTTP/2 and 3 frame content without a field: only its first event tells whether there is some.

@@ -8,8 +8,7 @@ route that was declared first wins and not the one with the longest literal.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Sequence
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from attrs import define, field
@@ -20,45 +19,12 @@ from proxyroutes.typing import Scope
 __all__ = [
     "Found",
     "RouteIndex",
-    "match_prefix",
     "path_parameters",
     "raw_path_of",
     "redirect_location",
     "route_start",
     "split_path",
 ]
-
-
-class PrefixSegment(Protocol):
-    """A segment of an inclusion's prefix."""
-
-    @property
-    def literal(self) -> bytes:
-        """The decoded literal."""
-        ...
-
-    @property
-    def name(self) -> str | None:
-        """The parameter's name, or None for a literal."""
-        ...
-
-    @property
-    def converter(self) -> PrefixConverter:
-        """The parameter's kind."""
-        ...
-
-
-class PrefixConverter(Protocol):
-    """A kind of parameter."""
-
-    @property
-    def convert(self) -> Callable[[str], object]:
-        """Makes FastAPI's value."""
-        ...
-
-    def takes(self, text: str) -> bool:
-        """Whether a decoded segment is of this kind."""
-        ...
 
 
 class Found:
@@ -264,26 +230,6 @@ def path_parameters(found: Found) -> dict[str, object]:
     for capture in found.plan.captures:
         text = unquote_to_bytes(found.captured(capture)).decode("utf-8", "replace")
         parameters[capture.name] = capture.convert(text)
-    return parameters
-
-
-def match_prefix(
-    parts: Sequence[bytes], start: int, segments: Sequence[PrefixSegment]
-) -> dict[str, object] | None:
-    """Match the prefix of an inclusion and give its parameters; None where it does not fit."""
-    if len(parts) < start + len(segments):
-        return None
-    parameters: dict[str, object] = {}
-    for position, segment in enumerate(segments, start):
-        text = unquote_to_bytes(parts[position])
-        if segment.name is None:
-            if text != segment.literal:
-                return None
-            continue
-        decoded = text.decode("utf-8", "replace")
-        if not segment.converter.takes(decoded):
-            return None
-        parameters[segment.name] = segment.converter.convert(decoded)
     return parameters
 
 

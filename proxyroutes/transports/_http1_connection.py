@@ -28,11 +28,6 @@ MAX_INFORMATIONAL = 16
 """Interim responses before the final one; more is an attack (CONFORMANCE H-31)."""
 
 
-def _check_fields(fields: Fields) -> None:
-    if len(fields) > MAX_FIELDS:
-        raise UpstreamProtocolError(f"more than {MAX_FIELDS} response fields")
-
-
 def _size(fields: Fields) -> int:
     return sum([len(name) + len(value) for name, value in fields])
 
@@ -156,7 +151,8 @@ class Http1Response:
         """Keep a trailer field."""
         if self._trailers is None:
             self._trailers = []
-        _check_fields(self._trailers)
+        if len(self._trailers) > MAX_FIELDS:
+            raise UpstreamProtocolError(f"more than {MAX_FIELDS} trailer fields")
         self._trailers.append(field)
 
     def wake(self) -> None:
@@ -189,10 +185,12 @@ class Http1Connection(asyncio.Protocol):
         "_reusable",
         "_surplus",
         "_transport",
+        "_write",
         "_writing_paused",
         "adopted",
         "created_at",
         "expires_at",
+        "is_closing",
         "loop",
         "requests",
     )
@@ -227,8 +225,7 @@ class Http1Connection(asyncio.Protocol):
     @property
     def closed(self) -> bool:
         """Whether it can carry nothing more."""
-        transport: Any = self._transport
-        return self._closed or transport.is_closing()
+        return self._closed or self.is_closing()
 
     # Requests.
 
@@ -244,14 +241,13 @@ class Http1Connection(asyncio.Protocol):
         self._response = response = Http1Response(self, attempt, is_head)
         self._request_sent = not has_body
         attempt.sent = True
-        transport: Any = self._transport
-        transport.write(head)
+        self._write(head)
         return response
 
     def write(self, content: bytes) -> None:
         """Send a part of the request's body."""
         if not self._closed:
-            cast("asyncio.Transport", self._transport).write(content)
+            self._write(content)
 
     async def drain(self) -> None:
         """Wait until what was written is mostly gone."""
@@ -305,6 +301,8 @@ class Http1Connection(asyncio.Protocol):
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        self._write = self._transport.write
+        self.is_closing = self._transport.is_closing
 
     @override
     def pause_writing(self) -> None:
@@ -413,7 +411,8 @@ class Http1Connection(asyncio.Protocol):
         version = self._parser.get_http_version()
         if version not in {"1.1", "1.0"}:
             raise UpstreamProtocolError("not an HTTP/1 response")
-        _check_fields(response.fields)
+        if len(response.fields) > MAX_FIELDS:
+            raise UpstreamProtocolError(f"more than {MAX_FIELDS} response fields")
         response.status = status
         response.started = True
         for name, value in response.fields:

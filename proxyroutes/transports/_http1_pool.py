@@ -65,7 +65,7 @@ class ConnectionPool:
         idle = self.idle
         while idle:
             connection, _ = idle.popitem()
-            if connection.expires_at > self.loop.time() and not connection.closed:
+            if connection.expires_at > self.loop.time() and not connection.is_closing():
                 return connection
             connection.close()
         return None
