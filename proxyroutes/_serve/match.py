@@ -114,17 +114,16 @@ class RouteIndex:
             else None.
         """
         plans = self._find(parts, start)
-        partial: Found | None = None
         for plan in plans:
-            found = Found(plan, parts, start)
             if plan.methods is None or method in plan.methods:
-                return found
-            if partial is None:
-                found.full = found.method_allowed = False
-                partial = found
-        if partial is None and self._redirect_slashes and not plans and parts[-1]:
+                return Found(plan, parts, start)
+        if plans:
+            partial = Found(plans[0], parts, start)
+            partial.full = partial.method_allowed = False
+            return partial
+        if self._redirect_slashes and parts[-1]:
             return self._match_with_slash(parts, start, method)
-        return partial
+        return None
 
     def _match_with_slash(self, parts: Sequence[bytes], start: int, method: str) -> Found | None:
         parts = (*parts, b"")

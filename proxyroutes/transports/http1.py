@@ -226,23 +226,21 @@ def encode_head(head: ForwardedHead, body: Body | None, destination: Endpoint) -
         ClientRequestError: If a part of it holds a line end; nothing is sent.
     """
     fields = head.fields
-    lines = [
-        b"%b %b%b HTTP/1.1\r\nhost: %b"
-        % (head.method, destination.base_path, head.target, head.host or destination.authority),
-        *map(b": ".join, fields),
-    ]
-    if body is None:
-        extra = 3
-        lines.append(b"\r\n")
-    else:
-        extra = 4
+    pieces = [head.method, b" ", destination.base_path, head.target, b" HTTP/1.1\r\nhost: "]
+    pieces.append(head.host or destination.authority)
+    for name, value in fields:
+        pieces += (b"\r\n", name, b": ", value)
+    line_ends = len(fields) + 3
+    if body is not None:
+        line_ends += 1
         length = _length(head, body)
         if length is None:
-            lines.append(b"transfer-encoding: chunked\r\n\r\n")
+            pieces.append(b"\r\ntransfer-encoding: chunked")
         else:
-            lines.append(b"content-length: %d\r\n\r\n" % length)
-    raw = b"\r\n".join(lines)
-    if raw.count(b"\n") != len(fields) + extra:
+            pieces.append(b"\r\ncontent-length: %d" % length)
+    pieces.append(b"\r\n\r\n")
+    raw = b"".join(pieces)
+    if raw.count(b"\n") != line_ends:
         # Every field was checked where it came in; this is the last look before the wire.
         raise ClientRequestError("a field holds a line end")
     return raw
