@@ -162,24 +162,14 @@ class Attempt:
         connected_at: Seconds on the loop's clock when a connection was there, or 0.0.
     """
 
-    __slots__ = (
-        "body_consumed",
-        "connected",
-        "connected_at",
-        "progress",
-        "reused",
-        "sent",
-        "stage",
-    )
-
-    def __init__(self) -> None:
-        self.stage = Stage.CONNECT
-        self.progress = 0
-        self.connected = False
-        self.sent = False
-        self.body_consumed = False
-        self.reused = False
-        self.connected_at = 0.0
+    # Class attributes are what an attempt begins with.
+    stage = Stage.CONNECT
+    progress = 0
+    connected = False
+    sent = False
+    body_consumed = False
+    reused = False
+    connected_at = 0.0
 
     def enter(self, stage: Stage) -> None:
         """Begin a stage."""

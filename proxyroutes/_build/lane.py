@@ -16,11 +16,11 @@ from fastapi.routing import APIRoute
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import BaseRoute, Match, Mount, Route, WebSocketRoute
 
+from proxyroutes._build.inclusions import Inclusion
 from proxyroutes._build.proof import handles_failures
 from proxyroutes._build.router import GatewayRouter
 from proxyroutes._serve.http import serve_http
 from proxyroutes._serve.match import Found
-from proxyroutes._serve.plan import Plan
 from proxyroutes.typing import ASGIApp, Receive, Scope, Send
 
 __all__ = ["GatewayMiddleware", "LaneProxy"]
@@ -37,14 +37,13 @@ class LaneProxy(Protocol):
 
 
 @frozen(eq=False)
-class _Inclusion:
+class _Place:
     """One inclusion of a proxy's router in the application, and the routes that are asked before it."""
 
-    included: Any
-    router: GatewayRouter
-    proof: frozenset[Plan]
+    inclusion: Inclusion
     by_first: dict[bytes, tuple[BaseRoute, ...]]
     wild: tuple[BaseRoute, ...]
+    has_rivals: bool
 
 
 @frozen(eq=False)
@@ -55,13 +54,13 @@ class _Table:
         app: The application.
         count: Number of its own routes.
         watched: Every router in it, with the version of its routes that was seen.
-        inclusions: What the lane may serve.
+        places: What the lane may serve.
     """
 
     app: Any
     count: int
     watched: tuple[tuple[Any, int], ...]
-    inclusions: tuple[_Inclusion, ...]
+    places: tuple[_Place, ...]
 
     def holds(self, app: Any) -> bool:
         """Whether nothing has changed since."""
@@ -94,15 +93,15 @@ class GatewayMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the request, or leave it to the application."""
         if scope["type"] == "http" and self._may_serve(scope):
-            for inclusion in self._inclusions(scope["app"]):
-                found = inclusion.router.locate_in(inclusion.included, scope).found
+            for place in self._places(scope["app"]):
+                found = place.inclusion.locate(scope)
                 if found is None:
                     continue
                 plan = found.plan
                 if (
                     found.full
-                    and plan in inclusion.proof
-                    and not _asked_before(inclusion, found, scope)
+                    and plan in place.inclusion.proof
+                    and not (place.has_rivals and _asked_before(place, found, scope))
                 ):
                     await serve_http(plan, found, scope, receive, send)
                     return
@@ -119,7 +118,7 @@ class GatewayMiddleware:
         # A span of the application's telemetry names its route, which only the full path knows.
         return scope.get("fastapi.telemetry") is None
 
-    def _inclusions(self, app: Any) -> tuple[_Inclusion, ...]:
+    def _places(self, app: Any) -> tuple[_Place, ...]:
         table = self._table
         if table is None or not table.holds(app):
             routers = _routers_of(app.router)
@@ -130,22 +129,22 @@ class GatewayMiddleware:
                 tuple([(router, router._routes_version) for router in routers] if known else ()),  # noqa: SLF001
                 self._make(app) if known else (),
             )
-        return table.inclusions
+        return table.places
 
-    def _make(self, app: Any) -> tuple[_Inclusion, ...]:
+    def _make(self, app: Any) -> tuple[_Place, ...]:
         handlers = getattr(app, "exception_handlers", None)
         if handlers is None or handles_failures(handlers):
             return ()
-        inclusions: list[_Inclusion] = []
+        places: list[_Place] = []
         earlier: list[BaseRoute] = []
         for route in app.router.routes:
             router = getattr(route, "original_router", None)
             if isinstance(router, GatewayRouter) and self._proxy.owns(router):
                 by_first, wild = _sort_by_first(earlier)
-                proof = router.proven(route)
-                inclusions.append(_Inclusion(route, router, proof, by_first, wild))
+                inclusion = router.inclusion(route)
+                places.append(_Place(inclusion, by_first, wild, bool(by_first or wild)))
             earlier.append(route)
-        return tuple(inclusions)
+        return tuple(places)
 
 
 def _routers_of(router: Any) -> list[Any]:
@@ -171,12 +170,12 @@ def _warn(app: Any, middleware: GatewayMiddleware) -> None:
     )
 
 
-def _asked_before(inclusion: _Inclusion, found: Found, scope: Scope) -> bool:
+def _asked_before(place: _Place, found: Found, scope: Scope) -> bool:
     """Whether a route that was declared earlier takes the request, wholly or in part."""
-    if not inclusion.wild and not scope.get("root_path") and b"%" not in found.raw_path:
-        rivals = inclusion.by_first.get(found.parts[0], ())
+    if not place.wild and not scope.get("root_path") and b"%" not in found.raw_path:
+        rivals = place.by_first.get(found.parts[0], ())
     else:
-        rivals = (*inclusion.by_first.get(_first_of(scope), ()), *inclusion.wild)
+        rivals = (*place.by_first.get(_first_of(scope), ()), *place.wild)
     return any([route.matches(scope)[0] is not Match.NONE for route in rivals]) if rivals else False
 
 

@@ -142,3 +142,8 @@ class RelayResponse(Response):
         """Let go of the response without relaying it; a second call does nothing."""
         self._answer.close()
         self._answer.exchange.end()
+
+    def __del__(self) -> None:
+        # One that the application dropped: its connection and its lease must not be lost with it.
+        if not self._answer.exchange.ended:
+            self.close()

@@ -22,7 +22,8 @@ from typing_extensions import override
 
 from proxyroutes._build.compile import Compiled
 from proxyroutes._build.documents import add_documents
-from proxyroutes._build.proof import exception_handlers, handles_failures, prove
+from proxyroutes._build.inclusions import Inclusion, match_prefix
+from proxyroutes._build.proof import exception_handlers, handles_failures
 from proxyroutes._build.responses import RelayResponse, has_handler, problem_response
 from proxyroutes._build.stubs import CALL, BodyTooLargeError, Call, make_endpoint, stub_receive
 from proxyroutes._build.websockets import add_websocket, refuse_session
@@ -36,7 +37,6 @@ from proxyroutes._serve.http import fail, record_refusal, serve_http
 from proxyroutes._serve.match import (
     Found,
     RouteIndex,
-    match_prefix,
     path_parameters,
     raw_path_of,
     redirect_location,
@@ -55,9 +55,10 @@ from proxyroutes.typing import Receive, Scope, Send
 
 __all__ = ["GatewayRouter", "make_router"]
 
-_NONE: frozenset[Plan] = frozenset()
-_MAX_PROOFS = 64
+_MAX_INCLUSIONS = 64
 _FOUND = "proxyroutes.found"
+_SHORT = "proxyroutes.short"
+_NOT_SHORT: tuple[Any, str, Found | None] = (None, "", None)
 _METHOD = "proxyroutes.method"
 
 
@@ -71,7 +72,6 @@ class _Located:
     found: Found | None
     parameters: dict[str, Any]
     malformed: bool
-    short: bool | None = None
 
 
 class ProxyRoute(APIRoute):
@@ -220,7 +220,7 @@ class GatewayRouter(APIRouter):
         self._prefixes: dict[str, Template] = {}
         self._own: tuple[ProxyRoute, ...] = ()
         self._by_plan: dict[Plan, ProxyRoute] = {}
-        self._proofs: dict[int, tuple[Any, int, frozenset[Plan]]] = {}
+        self._inclusions: dict[int, Inclusion] = {}
         self._handlers: tuple[Any, int, bool] = (None, 0, True)
 
     def seal(self, own: Sequence[ProxyRoute]) -> None:
@@ -230,69 +230,68 @@ class GatewayRouter(APIRouter):
 
     # The short way.
 
-    def proven(self, included: Any) -> frozenset[Plan]:
-        """The plans that may be served the short way in this inclusion; see ``proof``."""
-        routes = self.routes
+    def inclusion(self, included: Any) -> Inclusion:
+        """What is known of an inclusion of this router."""
+        version = len(self.routes)
+        inclusion = self._inclusions.get(id(included))
+        if (
+            inclusion is not None
+            and inclusion.included is included
+            and inclusion.version == version
+        ):
+            return inclusion
+        if len(self._inclusions) >= _MAX_INCLUSIONS:
+            self._inclusions.clear()
         # Routes that were added to this router by hand stand behind its own; if they do not, nothing is known.
-        if not self._own or routes[0] is not self._own[0]:
-            return _NONE
-        version = len(routes)
-        known = self._proofs.get(id(included))
-        if known is not None and known[0] is included and known[1] == version:
-            return known[2]
-        if len(self._proofs) >= _MAX_PROOFS:
-            self._proofs.clear()
-        proof = prove(included.effective_route_contexts())
-        # The inclusion is kept with its proof, so that its identity cannot pass to another one.
-        self._proofs[id(included)] = (included, version, proof)
-        return proof
+        known = bool(self._own) and self.routes[0] is self._own[0]
+        prefix = included.include_context.prefix + self.prefix
+        inclusion = Inclusion(included, version, prefix, self._index, known=known)
+        self._inclusions[id(included)] = inclusion
+        return inclusion
 
     def _short_way(self, scope: Scope) -> Found | None:
         """What is served the short way, or None for FastAPI's full path."""
-        included = scope.get("fastapi", {}).get("included_router")
+        included = scope["fastapi"].get("included_router") if "fastapi" in scope else None
         if included is None or included.original_router is not self or scope["type"] != "http":
             return None
-        located = self.locate_in(included, scope)
-        if located.short is None:
-            located.short = self._may_shorten(located.found, included, scope)
-        return located.found if located.short else None
-
-    def _may_shorten(self, found: Found | None, included: Any, scope: Scope) -> bool:
-        if found is None or not found.full or found.plan not in self.proven(included):
-            return False
+        inclusion = self.inclusion(included)
         # A span of the application's telemetry names its route, which only the full path knows.
-        if scope.get("fastapi.telemetry") is not None:
-            return False
+        if not inclusion.proof or scope.get("fastapi.telemetry") is not None:
+            return None
+        found = inclusion.locate(scope)
+        if found is None or not found.full or found.plan not in inclusion.proof:
+            return None
+        return None if self._handles_failures(scope) else found
+
+    def _handles_failures(self, scope: Scope) -> bool:
         handlers = exception_handlers(scope)
         if handlers is None:
-            return False
+            return True
         known, count, handled = self._handlers
         if handlers is not known or len(handlers) != count:
             handled = handles_failures(handlers)
             self._handlers = (handlers, len(handlers), handled)
-        return not handled
+        return handled
 
     @override
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Match an included router as a whole, by one look into the index."""
-        if self._short_way(scope) is not None:
-            return Match.FULL, {}
-        return super().matches(scope)
+        found = self._short_way(scope)
+        if found is None:
+            return super().matches(scope)
+        scope[_SHORT] = (scope["fastapi"]["included_router"], scope.get("root_path", ""), found)
+        return Match.FULL, {}
 
     @override
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve what is proven the short way, everything else through FastAPI."""
-        located = scope.get(_FOUND)
+        included, root_path, found = scope.pop(_SHORT, _NOT_SHORT)
         if (
-            located is not None
-            and located.short
-            and located.router is self
-            and located.included is scope["fastapi"].get("included_router")
-            and located.root_path == scope.get("root_path", "")
+            found is None
+            or scope["fastapi"].get("included_router") is not included
+            or scope.get("root_path", "") != root_path
         ):
-            # `matches` has just come to it.
-            found = located.found
-        else:
+            # `matches` has not just come to it.
             found = self._short_way(scope)
         if found is None:
             if scope["type"] == "websocket" and await refuse_session(scope, send):

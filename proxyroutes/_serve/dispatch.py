@@ -25,7 +25,7 @@ def locate(index: RouteIndex, scope: Scope) -> Found | None:
         ClientRequestError: If its target is no path.
     """
     raw_path = raw_path_of(scope)
-    if raw_path[:1] != b"/":
+    if not raw_path.startswith(b"/"):
         # CONNECT names an authority; it is the method that is refused then.
         check_method(scope["method"])
         raise refuse("the request target is not in origin form")

@@ -56,6 +56,7 @@ class Exchange:
         connected: Seconds on the loop's clock when the last attempt had a connection, or 0.0.
         head: Seconds on the loop's clock when the head of the response was there, or 0.0.
         ended: Seconds on the loop's clock, or 0.0 while it lasts.
+        timeouts: The time-outs that hold for it.
         request_bytes: Bytes of content received.
         response_bytes: Bytes of content relayed.
     """
@@ -100,9 +101,9 @@ class Exchange:
         self.method = method
         self.receive = receive
         self._observers = observers
-        self._timeouts = timeouts
+        self.timeouts = timeouts
         self._sweeper = sweeper
-        self._loop = loop = sweeper.loop
+        self.loop = loop = sweeper.loop
         self.started = loop.time()
         sweeper.add(self)
 
@@ -115,13 +116,13 @@ class Exchange:
 
     def mark_head(self) -> None:
         """The head of the response is there."""
-        self.head = self._loop.time()
+        self.head = self.loop.time()
 
     # Interruption.
 
     def attach(self) -> None:
         """The running task serves this exchange."""
-        self._task = task = asyncio.current_task()
+        self._task = task = asyncio.current_task(self.loop)
         self._cancelling = task.cancelling() if task is not None else 0
 
     def enter(self) -> None:
@@ -174,8 +175,8 @@ class Exchange:
             self._idle_since = now
         elif attempt is not None:
             self._check_time(attempt, now)
-        total = self._timeouts.total
-        if total is not None and self._loop.time() - self.started >= total:
+        total = self.timeouts.total
+        if total is not None and self.loop.time() - self.started >= total:
             self.expired = True
             self._time_out(attempt, "total", total)
         if not self._ticked:
@@ -189,11 +190,11 @@ class Exchange:
     def _check_time(self, attempt: Attempt, now: float) -> None:
         stage = attempt.stage
         if stage is Stage.CONNECT:
-            name, limit = "connect", self._timeouts.connect
+            name, limit = "connect", self.timeouts.connect
         elif stage is Stage.RESPONSE_HEAD:
-            name, limit = "first_byte", self._timeouts.first_byte
+            name, limit = "first_byte", self.timeouts.first_byte
         else:
-            name, limit = "idle", self._timeouts.idle
+            name, limit = "idle", self.timeouts.idle
         if limit is not None and now - self._idle_since >= limit:
             self._time_out(attempt, name, limit)
 
@@ -238,11 +239,12 @@ class Exchange:
         """Take the exchange out of the sweeper and hand its record to the observers; a second call does nothing."""
         if self.ended:
             return
-        self.ended = self._loop.time()
+        self.ended = self.loop.time()
         self._sweeper.discard(self)
-        for task in (self._watch, self._listener):
-            if task is not None:
-                task.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
+        if self._listener is not None:
+            self._listener.cancel()
         for observer in self._observers:
             try:
                 observer(self)

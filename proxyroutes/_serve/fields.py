@@ -6,7 +6,7 @@ ours is added afterwards, so that no client can have it removed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from proxyroutes._serve.guard import (
     MAX_FIELD_BYTES,
@@ -137,26 +137,17 @@ class ReceivedFields:
         expects_continue: Whether the client waits for 100.
     """
 
-    __slots__ = (
-        "chunked",
-        "content_length",
-        "cookies",
-        "expects_continue",
-        "fields",
-        "host",
-        "named",
-        "via",
-    )
+    # Class attributes are what a section begins with: most of it is never written.
+    host: bytes | None = None
+    content_length: int | None = None
+    chunked = False
+    via: Sequence[bytes] = ()
+    named: Sequence[bytes] = ()
+    cookie: Field | None = None
+    expects_continue = False
 
     def __init__(self) -> None:
         self.fields: Fields = []
-        self.host: bytes | None = None
-        self.content_length: int | None = None
-        self.chunked = False
-        self.via: list[bytes] = []
-        self.named: list[bytes] = []
-        self.cookies: list[Field] = []
-        self.expects_continue = False
 
 
 def read_fields(
@@ -190,7 +181,7 @@ def read_fields(
     return received
 
 
-def _without_named(fields: Fields, named: list[bytes]) -> Fields:
+def _without_named(fields: Fields, named: Sequence[bytes]) -> Fields:
     gone = {name.strip(b" \t") for name in named} - _NEVER_NAMED
     return [field for field in fields if field[0] not in gone]
 
@@ -267,22 +258,24 @@ def _read_expect(received: ReceivedFields, field: Field) -> None:
 
 
 def _read_connection(received: ReceivedFields, field: Field) -> None:
-    received.named += _names(field[1])
+    named = _names(field[1])
+    if named:
+        received.named = [*received.named, *named]
 
 
 def _read_via(received: ReceivedFields, field: Field) -> None:
-    received.via.append(field[1])
+    received.via = [*received.via, field[1]]
 
 
 def _read_cookie(received: ReceivedFields, field: Field) -> None:
-    if received.cookies:
-        # RFC 9113 §8.2.3: pieces are joined "using the two-octet delimiter of 0x3B, 0x20".
-        place = received.fields.index(received.cookies[0])
-        joined = (b"cookie", received.cookies[0][1] + b"; " + field[1])
-        received.fields[place] = received.cookies[0] = joined
-    else:
-        received.cookies.append(field)
+    first = received.cookie
+    if first is None:
+        received.cookie = field
         received.fields.append(field)
+    else:
+        # RFC 9113 §8.2.3: pieces are joined "using the two-octet delimiter of 0x3B, 0x20".
+        place = received.fields.index(first)
+        received.fields[place] = received.cookie = (b"cookie", first[1] + b"; " + field[1])
 
 
 def _read_empty(received: ReceivedFields, field: Field) -> None:
@@ -304,22 +297,33 @@ _READERS = {
 _RESPONSE_DROPPED = frozenset(
     {*_HOP_BY_HOP, b"alt-svc", b"connection", b"date", b"server", b"transfer-encoding"}
 )
+_LOCATIONS = frozenset({b"content-location", b"location"})
+_RESPONSE_SPECIAL = _RESPONSE_DROPPED | _LOCATIONS
 
 
-def filter_response(fields: Fields, status: int, *, server_fields: frozenset[bytes]) -> Fields:
+def filter_response(
+    fields: Fields,
+    status: int,
+    *,
+    server_fields: frozenset[bytes],
+    relocate: Callable[[bytes], bytes] | None = None,
+) -> Fields:
     """The fields of a received response as the client gets them.
 
     Args:
         fields: As they came, names in lower case.
         status: The response's status.
         server_fields: Which of ``Date`` and ``Server`` the server in front adds by itself.
+        relocate: Maps the value of ``Location`` and ``Content-Location``, or None to leave it.
     """
     passed: Fields = []
     named: list[bytes] = []
     for field in fields:
         name = field[0]
-        if name not in _RESPONSE_DROPPED:
+        if name not in _RESPONSE_SPECIAL:
             passed.append(field)
+        elif name in _LOCATIONS:
+            passed.append(field if relocate is None else (name, relocate(field[1])))
         elif name == b"connection":
             named += _names(field[1])
         elif (name == b"date" or name == b"server") and name not in server_fields:  # noqa: PLR1714

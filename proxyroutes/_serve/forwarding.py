@@ -7,6 +7,7 @@ Sans-I/O.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from urllib.parse import quote_from_bytes
 
 from proxyroutes._serve.guard import refuse
@@ -29,7 +30,7 @@ class Hop:
         self._via = via
         self._known: dict[tuple[str | None, bytes, str, str], tuple[Field, ...]] = {}
 
-    def fields(self, scope: Scope, host: bytes, earlier: list[bytes]) -> tuple[Field, ...]:
+    def fields(self, scope: Scope, host: bytes, earlier: Sequence[bytes]) -> tuple[Field, ...]:
         """The fields of this hop.
 
         Args:
@@ -73,7 +74,7 @@ class Hop:
             fields.append((b"forwarded", _forwarded(address, host, raw_scheme)))
         return tuple(fields)
 
-    def _via_after(self, earlier: list[bytes], own: bytes) -> bytes:
+    def _via_after(self, earlier: Sequence[bytes], own: bytes) -> bytes:
         joined = b", ".join(earlier)
         for hop in joined.split(b","):
             words = hop.split()

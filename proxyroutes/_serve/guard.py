@@ -7,6 +7,7 @@ sent anywhere. What it lets through is forwarded as it came.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 from proxyroutes.exceptions import ClientRequestError
@@ -17,6 +18,7 @@ __all__ = [
     "MAX_HOST_BYTES",
     "MAX_NAME_BYTES",
     "MAX_TARGET_BYTES",
+    "USUAL_METHODS",
     "check_host",
     "check_method",
     "check_target",
@@ -40,8 +42,9 @@ _PLAIN_PATH = re.compile(rb"(?:/(?:[A-Za-z0-9_~!$&'()*+,=:@-][A-Za-z0-9_~!$&'()*
 _BAD_PATH = re.compile(rb"[\x00-\x20\x7f-\xff\\#]|%(?![0-9A-Fa-f]{2})|%0[0aAdD]")
 _BAD_QUERY = re.compile(rb"[\x00-\x20\x7f-\xff#]")
 _PARTS = re.compile(rb"[/\\;]")
-_USUAL_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
-_ALLOW = (b"allow", ", ".join(sorted(_USUAL_METHODS)).encode("ascii"))
+USUAL_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
+"""Methods that need no look at their spelling."""
+_ALLOW = (b"allow", ", ".join(sorted(USUAL_METHODS)).encode("ascii"))
 _METHOD = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 # RFC 9110 §7.2: Host = uri-host [ ":" port ]; a host is never empty here.
 _HOST = re.compile(
@@ -56,7 +59,7 @@ def refuse(detail: str, status_code: int = 400, title: str | None = None) -> Cli
 
 def check_method(method: str) -> None:
     """Refuse what is no method, and CONNECT and TRACE (RFC 9110 §9.3.6, §9.3.8)."""
-    if method in _USUAL_METHODS:
+    if method in USUAL_METHODS:
         return
     if method in {"CONNECT", "TRACE"}:
         # RFC 9110 §15.5.6: a 405 "MUST generate an Allow header field".
@@ -91,6 +94,7 @@ def _check_path(raw_path: bytes) -> None:
             raise refuse("the path has a dot segment")
 
 
+@lru_cache(maxsize=1024)
 def check_host(host: bytes) -> None:
     """Refuse a ``Host`` that is not one host and an optional port (RFC 9112 §3.2)."""
     if len(host) > MAX_HOST_BYTES or _HOST.fullmatch(host) is None:

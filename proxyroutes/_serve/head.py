@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from urllib.parse import unquote_to_bytes
 
 from proxyroutes._serve.fields import ReceivedFields, read_fields
-from proxyroutes._serve.guard import check_method, check_target
+from proxyroutes._serve.guard import USUAL_METHODS, check_method, check_target
 from proxyroutes._serve.match import Found
 from proxyroutes._serve.plan import Plan
 from proxyroutes.typing import ForwardedHead, Scope
@@ -23,7 +23,9 @@ def read_request(scope: Scope, plan: Plan, found: Found) -> ReceivedFields:
     Raises:
         ClientRequestError: If it must not be forwarded.
     """
-    check_method(scope["method"])
+    method = scope["method"]
+    if method not in USUAL_METHODS:
+        check_method(method)
     check_target(found.raw_path, scope.get("query_string", b""))
     return read_fields(scope["headers"], scope.get("http_version", "1.1"), plan.field_actions)
 

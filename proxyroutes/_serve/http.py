@@ -38,6 +38,9 @@ __all__ = [
 ]
 
 
+_HTTP1 = frozenset({"1.0", "1.1"})
+
+
 async def serve_http(plan: Plan, found: Found, scope: Scope, receive: Receive, send: Send) -> None:
     """Serve a request from its match to its last byte, with no user code in between."""
     pool = plan.pool
@@ -51,8 +54,16 @@ async def serve_http(plan: Plan, found: Found, scope: Scope, receive: Receive, s
     try:
         received = read_request(scope, plan, found)
         head = make_head(scope, plan, found, received)
-        body = await read_body(exchange, plan, scope, received)
-        answer = await attempts(exchange, state, head, body, timeouts_of(plan, state))
+        body: Body | None = None
+        if (
+            received.chunked
+            or received.content_length is not None
+            or scope.get("http_version", "1.1") not in _HTTP1
+        ):
+            body = await read_body(exchange, plan, scope, received)
+        else:
+            exchange.may_watch = True
+        answer = await attempts(exchange, state, head, body, exchange.timeouts)
         answer.prepare(plan, found)
         await answer.relay(send)
     except GatewayError as error:
@@ -120,7 +131,7 @@ async def read_body(
     """
     length = received.content_length
     if length is None and not received.chunked:
-        if scope.get("http_version", "1.1").startswith("1"):
+        if scope.get("http_version", "1.1") in _HTTP1:
             exchange.may_watch = True
             return None
         # HTTP/2 and 3 frame content without a field: only its first event tells whether there is some.

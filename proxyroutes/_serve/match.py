@@ -8,8 +8,7 @@ route that was declared first wins and not the one with the longest literal.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Sequence
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from attrs import define, field
@@ -20,45 +19,12 @@ from proxyroutes.typing import Scope
 __all__ = [
     "Found",
     "RouteIndex",
-    "match_prefix",
     "path_parameters",
     "raw_path_of",
     "redirect_location",
     "route_start",
     "split_path",
 ]
-
-
-class PrefixSegment(Protocol):
-    """A segment of an inclusion's prefix."""
-
-    @property
-    def literal(self) -> bytes:
-        """The decoded literal."""
-        ...
-
-    @property
-    def name(self) -> str | None:
-        """The parameter's name, or None for a literal."""
-        ...
-
-    @property
-    def converter(self) -> PrefixConverter:
-        """The parameter's kind."""
-        ...
-
-
-class PrefixConverter(Protocol):
-    """A kind of parameter."""
-
-    @property
-    def convert(self) -> Callable[[str], object]:
-        """Makes FastAPI's value."""
-        ...
-
-    def takes(self, text: str) -> bool:
-        """Whether a decoded segment is of this kind."""
-        ...
 
 
 class Found:
@@ -75,27 +41,18 @@ class Found:
         method_allowed: Whether the route serves the method.
     """
 
-    __slots__ = (
-        "full",
-        "hidden",
-        "method_allowed",
-        "parts",
-        "plan",
-        "raw_path",
-        "redirect",
-        "start",
-    )
+    # Class attributes are what a match begins with: most of it is never written for one that fits.
+    full = True
+    hidden = 0
+    redirect = False
+    method_allowed = True
 
     def __init__(self, plan: Plan, parts: Sequence[bytes], start: int) -> None:
         self.plan = plan
         # The raw path is put together again, so that what was matched is what is sent.
         self.raw_path = b"/" + b"/".join(parts)
-        self.full = True
-        self.hidden = 0
         self.parts = parts
         self.start = start
-        self.redirect = False
-        self.method_allowed = True
 
     def captured(self, capture: Capture) -> bytes:
         """The raw text of a parameter."""
@@ -157,17 +114,16 @@ class RouteIndex:
             else None.
         """
         plans = self._find(parts, start)
-        partial: Found | None = None
         for plan in plans:
-            found = Found(plan, parts, start)
             if plan.methods is None or method in plan.methods:
-                return found
-            if partial is None:
-                found.full = found.method_allowed = False
-                partial = found
-        if partial is None and self._redirect_slashes and not plans and parts[-1]:
+                return Found(plan, parts, start)
+        if plans:
+            partial = Found(plans[0], parts, start)
+            partial.full = partial.method_allowed = False
+            return partial
+        if self._redirect_slashes and parts[-1]:
             return self._match_with_slash(parts, start, method)
-        return partial
+        return None
 
     def _match_with_slash(self, parts: Sequence[bytes], start: int, method: str) -> Found | None:
         parts = (*parts, b"")
@@ -183,12 +139,11 @@ class RouteIndex:
         """Every route that has the path, in declared order."""
         node = self._root
         found: list[Plan] = []
-        for position in range(start, len(parts)):
+        for raw in parts[start:] if start else parts:
             if node.parameters:
                 return self._find_branching(parts, start)
             if node.rests:
                 found += node.rests
-            raw = parts[position]
             following = node.literals.get(unquote_to_bytes(raw) if b"%" in raw else raw)
             if following is None:
                 break
@@ -274,26 +229,6 @@ def path_parameters(found: Found) -> dict[str, object]:
     for capture in found.plan.captures:
         text = unquote_to_bytes(found.captured(capture)).decode("utf-8", "replace")
         parameters[capture.name] = capture.convert(text)
-    return parameters
-
-
-def match_prefix(
-    parts: Sequence[bytes], start: int, segments: Sequence[PrefixSegment]
-) -> dict[str, object] | None:
-    """Match the prefix of an inclusion and give its parameters; None where it does not fit."""
-    if len(parts) < start + len(segments):
-        return None
-    parameters: dict[str, object] = {}
-    for position, segment in enumerate(segments, start):
-        text = unquote_to_bytes(parts[position])
-        if segment.name is None:
-            if text != segment.literal:
-                return None
-            continue
-        decoded = text.decode("utf-8", "replace")
-        if not segment.converter.takes(decoded):
-            return None
-        parameters[segment.name] = segment.converter.convert(decoded)
     return parameters
 
 

@@ -47,7 +47,7 @@ class Answer:
         fields: The field lines that are relayed.
     """
 
-    __slots__ = ("_lease", "exchange", "fields", "status", "upstream")
+    __slots__ = ("_found", "_lease", "exchange", "fields", "status", "upstream")
 
     def __init__(self, exchange: Exchange, upstream: UpstreamResponse, lease: Lease) -> None:
         self.exchange = exchange
@@ -55,6 +55,7 @@ class Answer:
         self._lease: Lease | None = lease
         self.status = upstream.status
         self.fields: Fields = upstream.fields
+        self._found: Found | None = None
         exchange.mark_head()
 
     def prepare(self, plan: Plan, found: Found | None) -> None:
@@ -70,15 +71,19 @@ class Answer:
                 self.close()
                 raise
         exchange = self.exchange
-        fields = filter_response(
-            self.fields, self.status, server_fields=server_fields(exchange.receive)
+        self._found = found
+        self.fields = filter_response(
+            self.fields,
+            self.status,
+            server_fields=server_fields(exchange.receive),
+            relocate=self._relocate if plan.map_location and found is not None else None,
         )
-        if found is not None and plan.map_location and self._lease is not None:
-            destination = self._lease.destination
-            for place, (name, value) in enumerate(fields):
-                if name == b"location" or name == b"content-location":  # noqa: PLR1714
-                    fields[place] = (name, map_location(value, found, destination))
-        self.fields = fields
+
+    def _relocate(self, value: bytes) -> bytes:
+        found, lease = self._found, self._lease
+        if found is None or lease is None:
+            return value
+        return map_location(value, found, lease.destination)
 
     def _check(self) -> None:
         origin = self.exchange.destination
@@ -163,9 +168,3 @@ class Answer:
             self._lease = None
             self.upstream.abort()
             lease.release()
-
-    def __del__(self) -> None:
-        # An answer that the application dropped: its connection and its lease must not be lost with it.
-        if self._lease is not None:
-            self.close()
-            self.exchange.end()

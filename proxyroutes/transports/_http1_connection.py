@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from proxyroutes.exceptions import GatewayError, Side, Stage, UpstreamProtocolError
 from proxyroutes.transports._head import MAX_FIELDS, MAX_HEAD_BYTES
-from proxyroutes.typing import Attempt, Fields
+from proxyroutes.typing import Attempt, Field, Fields
 
 __all__ = ["Http1Connection", "Http1Response"]
 
@@ -26,11 +26,6 @@ HIGH_WATER_BYTES = 128 * 1024
 """Bytes of a body that are kept before reading from the upstream is paused."""
 MAX_INFORMATIONAL = 16
 """Interim responses before the final one; more is an attack (CONFORMANCE H-31)."""
-
-
-def _check_fields(fields: Fields) -> None:
-    if len(fields) > MAX_FIELDS:
-        raise UpstreamProtocolError(f"more than {MAX_FIELDS} response fields")
 
 
 def _size(fields: Fields) -> int:
@@ -58,16 +53,24 @@ class Http1Response:
     ended = False
     error: BaseException | None = None
     pump: asyncio.Task[None] | None = None
+    # Lists are made when there is something to keep: many responses are waited for at a time.
+    # A tuple until a message begins: nothing can be added to what all share.
+    fields: Fields = cast("Fields", ())
+    _chunks: list[bytes] | None = None
+    _trailers: Fields | None = None
     _size = 0
     _waiter: asyncio.Future[None] | None = None
 
-    def __init__(self, connection: Http1Connection, attempt: Attempt, *, is_head: bool) -> None:
-        self._connection: Http1Connection | None = connection
-        self._chunks: list[bytes] = []
+    def __init__(
+        self,
+        connection: Http1Connection,
+        attempt: Attempt,
+        is_head: bool,
+    ) -> None:
+        # None once the connection belongs to somebody else.
+        self.connection: Http1Connection | None = connection
         self.attempt = attempt
         self.is_head = is_head
-        self.fields: Fields = []
-        self.trailers: Fields = []
         self.head_waiter: asyncio.Future[None] = connection.loop.create_future()
 
     # For who relays it.
@@ -79,16 +82,21 @@ class Http1Response:
         """Whether the whole body is here."""
         return self.ended and self.error is None
 
+    @property
+    def trailers(self) -> Fields:
+        """Trailer fields, once the body has ended."""
+        return self._trailers or []
+
     def take(self) -> bytes:
         """What is here, without waiting."""
         chunks = self._chunks
         if not chunks:
             return b""
         content = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        self._chunks = []
+        self._chunks = None
         self._size = 0
-        if self._connection is not None:
-            self._connection.resume_reading()
+        if self.connection is not None:
+            self.connection.resume_reading()
         return content
 
     async def read(self) -> bytes:
@@ -102,7 +110,7 @@ class Http1Response:
                 raise self.error
             if self.ended:
                 return b""
-            connection = self._connection
+            connection = self.connection
             if connection is None:
                 raise UpstreamProtocolError(
                     "the exchange was abandoned",
@@ -119,25 +127,33 @@ class Http1Response:
 
     def abort(self) -> None:
         """Let go: the connection is closed unless everything was read and it is back in its pool."""
-        connection = self._connection
+        connection = self.connection
         if connection is not None:
             connection.abandon(self)
-            self.detach()
+            self.connection = None
             self.wake()
-
-    def detach(self) -> None:
-        """The connection belongs to somebody else from here on."""
-        self._connection = None
 
     # For the connection.
 
     def feed(self, chunk: bytes) -> bool:
         """Keep a piece of the body; true if that is enough for now."""
-        self._chunks.append(chunk)
+        if self._chunks is None:
+            self._chunks = [chunk]
+        else:
+            self._chunks.append(chunk)
         self._size += len(chunk)
         self.attempt.progress += 1
-        self.wake()
+        if self._waiter is not None:
+            self.wake()
         return self._size >= HIGH_WATER_BYTES
+
+    def add_trailer(self, field: Field) -> None:
+        """Keep a trailer field."""
+        if self._trailers is None:
+            self._trailers = []
+        if len(self._trailers) > MAX_FIELDS:
+            raise UpstreamProtocolError(f"more than {MAX_FIELDS} trailer fields")
+        self._trailers.append(field)
 
     def wake(self) -> None:
         """Wake who waits for the body."""
@@ -169,10 +185,12 @@ class Http1Connection(asyncio.Protocol):
         "_reusable",
         "_surplus",
         "_transport",
+        "_write",
         "_writing_paused",
         "adopted",
         "created_at",
-        "idle_since",
+        "expires_at",
+        "is_closing",
         "loop",
         "requests",
     )
@@ -196,7 +214,9 @@ class Http1Connection(asyncio.Protocol):
         self._reading_paused = False
         self._writing_paused = False
         self._drain: asyncio.Future[None] | None = None
-        self.created_at = self.idle_since = loop.time()
+        self.created_at = loop.time()
+        # Set by the pool when it is idle.
+        self.expires_at = 0.0
         self.requests = 0
         # Set by the pool when it has it. One that is lost while it is still being opened was never counted as open:
         # whoever opens it gives the place back.
@@ -205,27 +225,29 @@ class Http1Connection(asyncio.Protocol):
     @property
     def closed(self) -> bool:
         """Whether it can carry nothing more."""
-        transport: Any = self._transport
-        return self._closed or transport.is_closing()
+        return self._closed or self.is_closing()
 
     # Requests.
 
     def begin(
-        self, head: bytes, attempt: Attempt, *, is_head: bool, has_body: bool
+        self,
+        head: bytes,
+        attempt: Attempt,
+        is_head: bool,
+        has_body: bool,
     ) -> Http1Response:
         """Send the head of a request and expect its response."""
         self.requests += 1
-        self._response = response = Http1Response(self, attempt, is_head=is_head)
+        self._response = response = Http1Response(self, attempt, is_head)
         self._request_sent = not has_body
         attempt.sent = True
-        transport: Any = self._transport
-        transport.write(head)
+        self._write(head)
         return response
 
     def write(self, content: bytes) -> None:
         """Send a part of the request's body."""
         if not self._closed:
-            cast("asyncio.Transport", self._transport).write(content)
+            self._write(content)
 
     async def drain(self) -> None:
         """Wait until what was written is mostly gone."""
@@ -267,7 +289,7 @@ class Http1Connection(asyncio.Protocol):
         response = self._response
         self._response = None
         if response is not None:
-            response.detach()
+            response.connection = None
         if self._transport is not None:
             self._transport.abort()
         if self._drain is not None and not self._drain.done():
@@ -279,6 +301,8 @@ class Http1Connection(asyncio.Protocol):
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        self._write = self._transport.write
+        self.is_closing = self._transport.is_closing
 
     @override
     def pause_writing(self) -> None:
@@ -360,17 +384,18 @@ class Http1Connection(asyncio.Protocol):
         if response.ended:
             self._surplus = True
             raise UpstreamProtocolError("bytes after the end of a response")
+        response.fields = []
 
     def on_status(self, reason: bytes) -> None:
         """Keep the reason phrase."""
-        cast("Http1Response", self._response).reason += reason
+        response: Any = self._response
+        response.reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a field, or a trailer field where the body has begun."""
         response: Any = self._response
         if response.started:
-            _check_fields(response.trailers)
-            response.trailers.append((name.lower(), value.rstrip(b" \t")))
+            response.add_trailer((name.lower(), value.rstrip(b" \t")))
         else:
             response.fields.append((name.lower(), value.rstrip(b" \t")))
 
@@ -386,7 +411,8 @@ class Http1Connection(asyncio.Protocol):
         version = self._parser.get_http_version()
         if version not in {"1.1", "1.0"}:
             raise UpstreamProtocolError("not an HTTP/1 response")
-        _check_fields(response.fields)
+        if len(response.fields) > MAX_FIELDS:
+            raise UpstreamProtocolError(f"more than {MAX_FIELDS} response fields")
         response.status = status
         response.started = True
         for name, value in response.fields:
@@ -434,7 +460,6 @@ class Http1Connection(asyncio.Protocol):
         response.informational += 1
         if response.informational > MAX_INFORMATIONAL:
             raise UpstreamProtocolError(f"more than {MAX_INFORMATIONAL} interim responses")
-        response.fields = []
         response.reason = b""
 
     def _finish(self, response: Http1Response) -> None:
@@ -447,8 +472,7 @@ class Http1Connection(asyncio.Protocol):
         if not reusable:
             self.close()
             return
-        self._response = None
-        response.detach()
+        self._response = response.connection = None
         if response.is_head:
             # llhttp does not know the request: after HEAD it waits for content that never comes.
             self._parser = httptools.HttpResponseParser(self)

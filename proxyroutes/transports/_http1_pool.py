@@ -41,6 +41,7 @@ class ConnectionPool:
 
     Attributes:
         idle: Connections at rest, the one used last at the end.
+        connections: Every open connection.
         opened: Connections that are open or being opened.
     """
 
@@ -50,7 +51,7 @@ class ConnectionPool:
     tls: Callable[[], ssl.SSLContext]
     server_name: str | None
     idle: dict[Http1Connection, None] = field(factory=dict)
-    active: set[Http1Connection] = field(factory=set)
+    connections: set[Http1Connection] = field(factory=set)
     opened: int = 0
     closed: bool = False
     _waiters: deque[asyncio.Future[Http1Connection | None]] = field(factory=deque)
@@ -64,8 +65,7 @@ class ConnectionPool:
         idle = self.idle
         while idle:
             connection, _ = idle.popitem()
-            if not connection.closed and not self._is_stale(connection, self.loop.time()):
-                self.active.add(connection)
+            if connection.expires_at > self.loop.time() and not connection.is_closing():
                 return connection
             connection.close()
         return None
@@ -157,22 +157,23 @@ class ConnectionPool:
                 else "the upstream closed the connection at once"
             )
         connection.adopted = True
-        self.active.add(connection)
+        self.connections.add(connection)
         return connection
 
     def put_back(self, connection: Http1Connection) -> None:
         """Take a connection whose exchange is over."""
         settings = self.settings
-        self.active.discard(connection)
         most = settings.max_requests_per_connection
         if self.closed or (most is not None and connection.requests >= most):
             connection.close()
             return
-        connection.idle_since = self.loop.time()
+        expires_at = self.loop.time() + settings.keep_alive
+        if settings.max_age is not None:
+            expires_at = min(expires_at, connection.created_at + settings.max_age)
+        connection.expires_at = expires_at
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():
-                self.active.add(connection)
                 waiter.set_result(connection)
                 return
         if len(self.idle) >= settings.max_idle:
@@ -185,7 +186,7 @@ class ConnectionPool:
         if not connection.adopted:
             return
         self.idle.pop(connection, None)
-        self.active.discard(connection)
+        self.connections.discard(connection)
         self._place_is_free()
 
     def _place_is_free(self) -> None:
@@ -197,17 +198,9 @@ class ConnectionPool:
                 return
         self.opened -= 1
 
-    def _is_stale(self, connection: Http1Connection, now: float) -> bool:
-        settings = self.settings
-        if now - connection.idle_since >= settings.keep_alive:
-            return True
-        return settings.max_age is not None and now - connection.created_at >= settings.max_age
-
     def expire(self, now: float) -> None:
-        """Close the idle connections that are too old; the oldest come first."""
-        for connection in tuple(self.idle):
-            if not self._is_stale(connection, now):
-                break
+        """Close the idle connections that are too old."""
+        for connection in [one for one in self.idle if one.expires_at <= now]:
             connection.close()
 
     def close(self) -> None:
@@ -217,5 +210,5 @@ class ConnectionPool:
             if not waiter.done():
                 waiter.set_exception(UpstreamConnectError("the pool is closed"))
         self._waiters.clear()
-        for connection in (*self.idle, *self.active):
+        for connection in tuple(self.connections):
             connection.connection_lost(ConnectionAbortedError("the pool is closed"))

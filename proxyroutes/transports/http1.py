@@ -144,59 +144,48 @@ class BoundHttp1Transport:
         del timeouts
         pool = self._pools.get(destination) or self._add_pool(destination)
         connection = pool.take()
-        if connection is None:
-            connection = await pool.acquire(attempt)
-            attempt.connected_at = self._loop.time()
-        else:
-            attempt.reused = True
-        attempt.connected = True
-        response = self._begin(connection, head, body, destination, attempt)
-        try:
-            await response.head_waiter
-        except BaseException as error:
-            response.abort()
-            if not _is_unseen(error, response, head, attempt):
-                raise
-        else:
-            return response
-        # The upstream had closed a connection that looked idle, before it saw the request: once more on a fresh one.
-        attempt.reused = attempt.sent = attempt.connected = False
-        attempt.enter(Stage.CONNECT)
-        connection = await pool.acquire_fresh(attempt)
-        attempt.connected = True
-        attempt.connected_at = self._loop.time()
-        response = self._begin(connection, head, body, destination, attempt)
-        try:
-            await response.head_waiter
-        except BaseException:
-            response.abort()
-            raise
-        return response
+        fresh = False
+        while True:
+            if connection is None:
+                opening = pool.acquire_fresh(attempt) if fresh else pool.acquire(attempt)
+                connection = await opening
+                attempt.connected_at = self._loop.time()
+            else:
+                attempt.reused = True
+            attempt.connected = True
+            raw = encode_head(head, body, destination)
+            attempt.enter(Stage.RESPONSE_HEAD if body is None else Stage.REQUEST_BODY)
+            response = connection.begin(raw, attempt, head.method == b"HEAD", body is not None)
+            if body is not None:
+                self._start_pump(connection, response, body, _length(head, body), attempt)
+            try:
+                await response.head_waiter
+            except BaseException as error:
+                response.abort()
+                if fresh or not _is_unseen(error, response, head, attempt):
+                    raise
+            else:
+                return response
+            # The upstream had closed a connection that looked idle, before it saw the request: once more on a fresh one.
+            attempt.reused = attempt.sent = attempt.connected = False
+            attempt.enter(Stage.CONNECT)
+            connection = None
+            fresh = True
 
-    def _begin(
+    def _start_pump(
         self,
         connection: Http1Connection,
-        head: ForwardedHead,
-        body: Body | None,
-        destination: Endpoint,
+        response: Http1Response,
+        body: Body,
+        length: int | None,
         attempt: Attempt,
-    ) -> Http1Response:
-        raw = encode_head(head, body, destination)
-        method = head.method
-        if body is None:
-            attempt.stage = Stage.RESPONSE_HEAD
-            attempt.progress += 1
-            return connection.begin(raw, attempt, is_head=method == b"HEAD", has_body=False)
-        attempt.enter(Stage.REQUEST_BODY)
-        response = connection.begin(raw, attempt, is_head=method == b"HEAD", has_body=True)
+    ) -> None:
         pump = self._loop.create_task(
-            _pump(connection, response, body, _length(head, body), attempt),
-            name="proxyroutes-request-body",
+            _pump(connection, response, body, length, attempt), name="proxyroutes-request-body"
         )
         response.pump = pump
         self._pumps.add(pump)
         pump.add_done_callback(self._pumps.discard)
-        return response
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -237,23 +226,21 @@ def encode_head(head: ForwardedHead, body: Body | None, destination: Endpoint) -
         ClientRequestError: If a part of it holds a line end; nothing is sent.
     """
     fields = head.fields
-    lines = [
-        b"%b %b%b HTTP/1.1\r\nhost: %b"
-        % (head.method, destination.base_path, head.target, head.host or destination.authority),
-        *map(b": ".join, fields),
-    ]
-    if body is None:
-        extra = 3
-        lines.append(b"\r\n")
-    else:
-        extra = 4
+    pieces = [head.method, b" ", destination.base_path, head.target, b" HTTP/1.1\r\nhost: "]
+    pieces.append(head.host or destination.authority)
+    for name, value in fields:
+        pieces += (b"\r\n", name, b": ", value)
+    line_ends = len(fields) + 3
+    if body is not None:
+        line_ends += 1
         length = _length(head, body)
         if length is None:
-            lines.append(b"transfer-encoding: chunked\r\n\r\n")
+            pieces.append(b"\r\ntransfer-encoding: chunked")
         else:
-            lines.append(b"content-length: %d\r\n\r\n" % length)
-    raw = b"\r\n".join(lines)
-    if raw.count(b"\n") != len(fields) + extra:
+            pieces.append(b"\r\ncontent-length: %d" % length)
+    pieces.append(b"\r\n\r\n")
+    raw = b"".join(pieces)
+    if raw.count(b"\n") != line_ends:
         # Every field was checked where it came in; this is the last look before the wire.
         raise ClientRequestError("a field holds a line end")
     return raw

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxyroutes import Proxy
+from proxyroutes._build.inclusions import match_prefix
 from proxyroutes._declare.templates import parse_template
 from proxyroutes._serve.match import (
-    match_prefix,
     path_parameters,
     raw_path_of,
     redirect_location,

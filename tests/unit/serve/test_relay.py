@@ -5,6 +5,7 @@ import gc
 
 import pytest
 
+from proxyroutes._build.responses import RelayResponse
 from proxyroutes._serve.exchange import ClientLeft
 from proxyroutes._serve.relay import Answer, server_fields
 from proxyroutes.exceptions import (
@@ -371,7 +372,8 @@ async def test_an_answer_that_is_dropped_is_let_go_of():
     """Its lease and its record are not lost with it."""
     response = Response()
     answer, exchange, route = answered(response)
-    del answer
+    held = RelayResponse(answer, received="GET", forwarded=b"GET")
+    del answer, held
     gc.collect()
 
     assert (1, 0) == (response.aborted, route.state.in_flight)

@@ -229,7 +229,7 @@ async def test_a_connection_that_dies_on_its_way_to_who_waits_is_not_used():
     async with ScriptedOrigin([b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"], answer) as origin:
         wire = Wire(origin.url, max_connections=1, queue_timeout=30.0)
         held = await wire.send()
-        (connection,) = wire.bound._pools[wire.place].active
+        (connection,) = wire.bound._pools[wire.place].connections
         waits = asyncio.create_task(wire.send())
         await asyncio.sleep(0)
         wire.bound._pools[wire.place].put_back(connection)
@@ -262,7 +262,7 @@ async def test_a_connection_that_is_closed_as_soon_as_it_is_open_is_a_connect_fa
         assert (1, (0, 0), set()) == (
             len(opened),
             wire.connections(),
-            wire.bound._pools[wire.place].active,
+            wire.bound._pools[wire.place].connections,
         )
         await wire.bound.aclose()
 
