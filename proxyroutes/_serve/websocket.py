@@ -305,13 +305,19 @@ class SessionSide:
         if lost or at_once:
             connection.abort()
         if ending.side is not Side.CLIENT:
-            code, reason = client_close(ending)
-            # A client that does not read must not hold the upstream's side.
-            with contextlib.suppress(Exception):
-                async with asyncio.timeout(0 if at_once else self.plan.settings.close_timeout):
-                    await self._send({"type": "websocket.close", "code": code, "reason": reason})
+            # A task of its own: some servers wait for the client here, whatever is cancelled, and a client that does not
+            # read must not hold the upstream's side.
+            closing = cast("SessionRecord", self.record).spawn(self._close_client(ending), "close")
+            timeout = 0 if at_once else self.plan.settings.close_timeout
+            await asyncio.wait({closing}, timeout=timeout)
+            closing.cancel()
         if not at_once:
             await connection.wait_closed()
+
+    async def _close_client(self, ending: Ending) -> None:
+        code, reason = client_close(ending)
+        with contextlib.suppress(Exception):
+            await self._send({"type": "websocket.close", "code": code, "reason": reason})
 
 
 def _note(record: SessionRecord, ending: Ending) -> None:

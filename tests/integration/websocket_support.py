@@ -235,12 +235,14 @@ class Sessions:
         running: The server.
         pool: The pool of its route.
         records: Records of ended sessions.
+        state: The pool's state from the start, which its end does not replace.
     """
 
     running: RunningGateway
     pool: UpstreamPool
     proxy: Proxy
     records: list[Any]
+    state: Any
     peers: list[Peer] = field(factory=list)
 
     @property
@@ -287,7 +289,7 @@ class Sessions:
 
     def is_idle(self) -> bool:
         """Whether nothing of any session is left."""
-        state = self.pool.state()
+        state = self.state
         return (
             not state.in_flight
             and not len(state.websockets)
@@ -328,7 +330,7 @@ async def open_sessions(
         app = FastAPI(openapi_url=None)
         app.include_router(own.build_router(), prefix=prefix)
     async with run_gateway(app, ws=ws, **{"proxy_headers": False, **(server or {})}) as running:
-        sessions = Sessions(running, upstream, own, records)
+        sessions = Sessions(running, upstream, own, records, upstream.state())
         try:
             yield sessions
         finally:
