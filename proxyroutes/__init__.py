@@ -2,6 +2,7 @@
 
 from proxyroutes._build.lane import GatewayMiddleware
 from proxyroutes._serve.forwarded import ForwardedRequest
+from proxyroutes._serve.session import Session
 from proxyroutes._state.monitor import HealthMonitor
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import BuildError, GatewayError, ProxyRoutesError
@@ -20,6 +21,7 @@ __all__ = [
     "Match",
     "Proxy",
     "ProxyRoutesError",
+    "Session",
     "Timeouts",
     "UpstreamPool",
     "__version__",

@@ -6,7 +6,7 @@ No logic of its own lives here: each method hands over to the room where it belo
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -14,14 +14,22 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
+from starlette.websockets import WebSocket
 from typing_extensions import Unpack, override
 
 from proxyroutes._build.app import GatewayApp, make_app
 from proxyroutes._build.compile import Compiled, Defaults, compile_specs
-from proxyroutes._build.imperative import FieldValues, UrlPools, forward, imperative_plan
+from proxyroutes._build.imperative import (
+    FieldValues,
+    UrlPools,
+    edit_head,
+    forward,
+    imperative_plan,
+)
 from proxyroutes._build.lifespan import Lifespan
 from proxyroutes._build.router import make_router
 from proxyroutes._build.stubs import forwarded_request
+from proxyroutes._build.websockets import imperative_session_plan, relay
 from proxyroutes._declare.groups import Registry, RouteGroup, SharedOptions
 from proxyroutes._serve.exchange import Observer
 from proxyroutes._serve.fields import has_bad_name
@@ -30,6 +38,7 @@ from proxyroutes._state.monitor import HealthMonitor
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import BuildError
 from proxyroutes.settings import Forwarding, Timeouts
+from proxyroutes.typing import ForwardedHead
 
 if TYPE_CHECKING:
     from typing import Self
@@ -86,6 +95,7 @@ class Proxy(RouteGroup):
         self._url_pools = UrlPools(self._defaults)
         self._routers: list[APIRouter] = []
         self._imperative = imperative_plan(self._defaults)
+        self._imperative_session = imperative_session_plan(self._imperative)
 
     @override
     def __repr__(self) -> str:
@@ -197,13 +207,7 @@ class Proxy(RouteGroup):
             ValueError: If an override cannot be sent; nothing was.
             GatewayError: If the exchange failed. Uncaught, it is answered as problem+json with its status.
         """
-        base_path = b""
-        if isinstance(upstream, str):
-            pool, base_path = await self._url_pools.find(upstream)
-        else:
-            pool = upstream
-        pool.adopt(self.monitor)
-        self._lifespan.use(pool)
+        pool, base_path = await self._find_pool(upstream)
         return await forward(
             self._imperative,
             request,
@@ -216,6 +220,59 @@ class Proxy(RouteGroup):
             body=body,
             forward_query=forward_query,
             timeouts=timeouts,
+        )
+
+    async def _find_pool(self, upstream: UpstreamPool | str) -> tuple[UpstreamPool, bytes]:
+        """A pool that is ready to be used, and the base path of its URL."""
+        pool, base_path = (
+            await self._url_pools.find(upstream) if isinstance(upstream, str) else (upstream, b"")
+        )
+        pool.adopt(self.monitor)
+        self._lifespan.use(pool)
+        return pool, base_path
+
+    async def relay(
+        self,
+        websocket: WebSocket,
+        upstream: UpstreamPool | str,
+        *,
+        path: str | None = None,
+        subprotocols: Sequence[str] | None = None,
+        headers: FieldValues | None = None,
+        extra_headers: FieldValues | None = None,
+        forward_query: bool = True,
+    ) -> None:
+        """Relay a WebSocket from any FastAPI endpoint, from its handshake until both sides are closed.
+
+        The endpoint does not accept it: the upstream is dialled first, and what it answers decides.
+
+        Args:
+            websocket: The WebSocket as the endpoint got it.
+            upstream: As for ``forward``; ``ws(s)`` and ``http(s)`` are the same.
+            path: Path, and query if it has one, instead of the handshake's; put behind the base path.
+            subprotocols: What is offered to the upstream instead of what the client offers.
+            headers: Fields instead of the client's. The gateway's own are added to them.
+            extra_headers: Fields that replace the client's of the same names.
+            forward_query: Whether the handshake's query is forwarded.
+
+        Raises:
+            ValueError: If an override cannot be sent; nothing was.
+            StubError: If the WebSocket was accepted or closed already.
+        """
+        pool, base_path = await self._find_pool(upstream)
+
+        def edit(head: ForwardedHead) -> None:
+            edit_head(
+                head,
+                base_path=base_path,
+                path=path,
+                headers=headers,
+                extra_headers=extra_headers,
+                forward_query=forward_query,
+            )
+
+        await relay(
+            self._imperative_session, websocket, pool, subprotocols=subprotocols, edit=edit
         )
 
     async def forwarded_request(self, connection: HTTPConnection) -> ForwardedRequest:

@@ -51,6 +51,9 @@ OUTSIDERS = {
 MODULE_LINES = 400
 FUNCTION_LINES = 50
 SERVE_LINES = 1600
+# Sessions come on top: the 1,600 lines are what one has to read to know the way of an HTTP request.
+SESSION_MODULES = frozenset({"proxyroutes._serve.session", "proxyroutes._serve.websocket"})
+SESSION_LINES = 400
 
 UNUSED_WORDS = {"inbound", "outbound", "backend", "target", "node", "manager", "helper", "util"}
 # The one target that the glossary knows is the request target.
@@ -267,9 +270,17 @@ def test_a_function_keeps_its_budget(module):
 
 def test_the_hot_path_keeps_its_budget():
     """All that runs per request stays readable in one sitting."""
-    actual = sum(len(code_lines(module)) for module in TREES if part_of(module) == "_serve")
+    modules = {module for module in TREES if part_of(module) == "_serve"} - SESSION_MODULES
+    actual = sum(len(code_lines(module)) for module in modules)
 
     assert actual <= SERVE_LINES
+
+
+def test_sessions_keep_their_budget():
+    """What runs per session stays a small part of what runs per request."""
+    actual = sum(len(code_lines(module)) for module in SESSION_MODULES)
+
+    assert actual <= SESSION_LINES
 
 
 @pytest.mark.parametrize("module", TREES)

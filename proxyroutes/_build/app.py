@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import Any, cast
 
 from proxyroutes._build.compile import Compiled
+from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._serve.dispatch import answer_partial, locate
-from proxyroutes._serve.failures import send_problem
+from proxyroutes._serve.failures import problem, send_problem
 from proxyroutes._serve.guard import refuse
 from proxyroutes._serve.http import serve_http
 from proxyroutes._serve.match import RouteIndex
+from proxyroutes._serve.plan import Plan
+from proxyroutes._serve.session import serve_session
+from proxyroutes._serve.websocket import SessionPlan, deny
 from proxyroutes.exceptions import BuildError, ClientRequestError, DeclarationError, StubError
 from proxyroutes.typing import Receive, Scope, Send
 
@@ -22,9 +26,13 @@ class GatewayApp:
     """The gateway as an ASGI application."""
 
     def __init__(
-        self, index: RouteIndex, lifespan: Callable[[], AbstractAsyncContextManager[Any]]
+        self,
+        index: RouteIndex,
+        sessions: RouteIndex,
+        lifespan: Callable[[], AbstractAsyncContextManager[Any]],
     ) -> None:
         self._index = index
+        self._sessions = sessions
         self._lifespan = lifespan
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,10 +56,19 @@ class GatewayApp:
         if scope["type"] == "lifespan":
             await self._run_lifespan(receive, send)
         elif scope["type"] == "websocket":
-            # Closing before accepting is a refusal: servers answer 403.
-            await send({"type": "websocket.close", "code": 1000})
+            await self._serve_session(scope, receive, send)
         else:
             raise ValueError(f"not a scope that can be served: {scope['type']!r}")
+
+    async def _serve_session(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            found = locate(self._sessions, {**scope, "method": "GET"})
+            if found is None or not found.full:
+                raise refuse("no route has this path", 404, "Not found")
+        except ClientRequestError as error:
+            await deny(scope, send, *problem(error))
+            return
+        await serve_session(cast("SessionPlan", found.plan), found, scope, receive, send)
 
     async def _run_lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -74,7 +91,11 @@ def make_app(
         BuildError: With every mistake, and with every spec that needs FastAPI.
     """
     problems: list[DeclarationError] = list(compiled.problems)
-    for spec, plan, _ in compiled.routes:
+    routes: list[tuple[RouteSpec | WebSocketSpec, Plan]] = [
+        (spec, plan) for spec, plan, _ in compiled.routes
+    ]
+    routes.extend((one.spec, one.plan) for one in compiled.websockets)
+    for spec, plan in routes:
         needs = [
             what
             for what, there in (
@@ -92,13 +113,6 @@ def make_app(
                     location=spec.facts.location,
                 )
             )
-    problems.extend(
-        StubError(
-            "build_app() does not relay WebSockets: use build_router()",
-            location=route.spec.facts.location,
-        )
-        for route in compiled.websockets
-    )
     if problems:
         raise BuildError("the gateway cannot be built", problems)
-    return GatewayApp(compiled.index, lifespan)
+    return GatewayApp(compiled.index, compiled.sessions, lifespan)

@@ -13,6 +13,13 @@ from urllib.parse import urlsplit
 
 from attrs import field, frozen
 
+from proxyroutes._build.hidden import check_hidden, check_hidden_websockets
+from proxyroutes._build.sessions import (
+    check_session,
+    read_origins,
+    read_settings,
+    session_field_actions,
+)
 from proxyroutes._declare.groups import UNSET
 from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.templates import Segment, Template, parse_rewrite, parse_template
@@ -22,12 +29,12 @@ from proxyroutes._serve.guard import check_host, check_method
 from proxyroutes._serve.match import RouteIndex
 from proxyroutes._serve.exchange import Observer
 from proxyroutes._serve.plan import Capture, Plan
+from proxyroutes._serve.websocket import SessionPlan
 from proxyroutes._state.monitor import HealthMonitor
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import (
     ClientRequestError,
     DeclarationError,
-    DuplicateRouteError,
     PathTemplateError,
     StubError,
 )
@@ -51,9 +58,10 @@ class Defaults:
 
 @frozen(kw_only=True, eq=False)
 class CompiledWebSocket:
-    """One declared WebSocket route with its template."""
+    """One declared WebSocket route with its plan and template."""
 
     spec: WebSocketSpec
+    plan: SessionPlan
     template: Template
 
 
@@ -63,8 +71,9 @@ class Compiled:
 
     Attributes:
         routes: Each spec with its plan and template, in declared order.
-        websockets: Each WebSocket spec with its template.
+        websockets: Each WebSocket spec with its plan and template.
         index: Every plan, ready to match.
+        sessions: The same for WebSocket routes.
         pools: Every pool that a spec names.
         problems: What is wrong.
         operation_paths: The path that each operation was first documented under.
@@ -73,6 +82,7 @@ class Compiled:
     routes: tuple[tuple[RouteSpec, Plan, Template], ...]
     websockets: tuple[CompiledWebSocket, ...]
     index: RouteIndex
+    sessions: RouteIndex
     pools: tuple[UpstreamPool, ...]
     problems: tuple[DeclarationError, ...] = field(factory=tuple)
     operation_paths: dict[str, str] = field(factory=dict)
@@ -116,42 +126,26 @@ def compile_specs(
             problems.add(error, location)
             template = None
         if isinstance(spec, WebSocketSpec):
-            _check_websocket(spec, template, problems)
-            _resolve_upstream(spec, defaults, problems)
-            if template is not None:
-                websockets.append(CompiledWebSocket(spec=spec, template=template))
+            session = _compile_websocket(order, spec, template, defaults, problems)
+            if session is not None and template is not None:
+                websockets.append(CompiledWebSocket(spec=spec, plan=session, template=template))
             continue
         plan = _compile_route(order, spec, template, defaults, problems)
         if plan is not None and template is not None:
             routes.append((spec, plan, template))
-    _check_hidden(routes, problems)
-    _check_hidden_websockets(websockets, problems)
-    pools = {plan.pool: None for _, plan, _ in routes if plan.pool is not None}
+    check_hidden(routes, problems.add)
+    check_hidden_websockets([(one.spec, one.template) for one in websockets], problems.add)
+    plans = [plan for _, plan, _ in routes]
+    session_plans = [one.plan for one in websockets]
+    pools = {plan.pool: None for plan in (*plans, *session_plans) if plan.pool is not None}
     return Compiled(
         routes=tuple(routes),
         websockets=tuple(websockets),
-        index=RouteIndex(
-            [plan for _, plan, _ in routes], redirect_slashes=defaults.redirect_slashes
-        ),
+        index=RouteIndex(plans, redirect_slashes=defaults.redirect_slashes),
+        sessions=RouteIndex(session_plans, redirect_slashes=False),
         pools=tuple(pools),
         problems=tuple(problems.found),
     )
-
-
-def _check_websocket(spec: WebSocketSpec, template: Template | None, problems: _Problems) -> None:
-    location = spec.facts.location
-    _read_rewrite(spec, template, problems)
-    for text in spec.problems:
-        problems.add(DeclarationError(text), location)
-    origins = spec.options["allowed_origins"]
-    if isinstance(origins, str):
-        problems.add(
-            DeclarationError(
-                f"allowed_origins: a list is meant, not one string: write [{origins!r}]"
-            ),
-            location,
-        )
-    problems.extend(_check_timeouts(spec.options["timeouts"]), location)
 
 
 def _read_rewrite(
@@ -175,37 +169,91 @@ def _compile_route(
     methods = _read_methods(spec, problems)
     if template is None:
         return None
-    names = template.names
-    own_timeouts = spec.timeouts
     return Plan(
-        name=spec.name or spec.facts.name,
-        order=order,
-        template=template.text,
-        literals=tuple(
-            None if segment.name is not None else segment.literal for segment in template.segments
-        ),
-        captures=_captures(template.segments),
+        **_common(order, spec, template, defaults, rewrite, upstream, spec.timeouts, spec.forwarding),
         methods=methods,
         allow=(b"allow", ", ".join(sorted(methods or ())).encode("ascii")),
-        monitor=defaults.monitor,
-        pool=upstream if isinstance(upstream, UpstreamPool) else None,
-        choose=upstream if not isinstance(upstream, UpstreamPool) else None,
-        rewrite=None if rewrite is None else _pieces(rewrite.segments, names),
-        inverse=None if rewrite is None else _inverse(rewrite.segments, names),
-        public=_pieces(template.segments, names),
-        host=_host_of(spec),
+        host=_host_of(spec.host),
         field_actions=field_actions(_texts(spec.identity_headers)),
-        hop=Hop(
-            spec.forwarding if isinstance(spec.forwarding, Forwarding) else defaults.forwarding,
-            defaults.via,
-        ),
-        timeouts=own_timeouts or defaults.timeouts,
-        pool_timeouts=own_timeouts is None,
         max_body_bytes=spec.max_body_bytes,
         map_location=spec.location == "rewrite",
-        observers=defaults.observers,
-        speaks=spec.facts.speaks,
         plain=not spec.facts.speaks and not spec.facts.parameters,
+    )
+
+
+def _common(
+    order: int,
+    spec: RouteSpec | WebSocketSpec,
+    template: Template,
+    defaults: Defaults,
+    rewrite: Template | None,
+    upstream: UpstreamPool | Chooser | None,
+    timeouts: Timeouts | None,
+    forwarding: Any,
+) -> dict[str, Any]:
+    """What the plans of both kinds of routes have alike."""
+    names = template.names
+    return {
+        "name": spec.name or spec.facts.name,
+        "order": order,
+        "template": template.text,
+        "literals": tuple(
+            None if segment.name is not None else segment.literal for segment in template.segments
+        ),
+        "captures": _captures(template.segments),
+        "monitor": defaults.monitor,
+        "pool": upstream if isinstance(upstream, UpstreamPool) else None,
+        "choose": upstream if not isinstance(upstream, UpstreamPool) else None,
+        "rewrite": None if rewrite is None else _pieces(rewrite.segments, names),
+        "inverse": None if rewrite is None else _inverse(rewrite.segments, names),
+        "public": _pieces(template.segments, names),
+        "hop": Hop(
+            forwarding if isinstance(forwarding, Forwarding) else defaults.forwarding, defaults.via
+        ),
+        "timeouts": timeouts or defaults.timeouts,
+        "pool_timeouts": timeouts is None,
+        "observers": defaults.observers,
+        "speaks": spec.facts.speaks,
+    }
+
+
+def _compile_websocket(
+    order: int,
+    spec: WebSocketSpec,
+    template: Template | None,
+    defaults: Defaults,
+    problems: _Problems,
+) -> SessionPlan | None:
+    options = spec.options
+    rewrite = _read_rewrite(spec, template, problems)
+    found = [*check_session(spec), *_check_timeouts(options["timeouts"])]
+    if options["host"] not in {"destination", "preserve"}:
+        found.extend(_check_literal_host(options["host"]))
+    upstream = _resolve_upstream(spec, defaults, problems)
+    if isinstance(upstream, UpstreamPool) and isinstance(upstream.transport, ASGITransport):
+        found.append(DeclarationError("upstream: an ASGI app in this process has no sessions here"))
+    problems.extend(found, spec.facts.location)
+    if template is None or found:
+        return None
+    return SessionPlan(
+        **_common(
+            order,
+            spec,
+            template,
+            defaults,
+            rewrite,
+            upstream,
+            options["timeouts"],
+            options["forwarding"],
+        ),
+        methods=None,
+        host=_host_of(options["host"]),
+        field_actions=session_field_actions(_texts(options["identity_headers"])),
+        max_body_bytes=None,
+        map_location=options["location"] == "rewrite",
+        plain=not spec.facts.speaks and not spec.facts.parameters and not spec.dependencies,
+        settings=read_settings(spec),
+        allowed_origins=read_origins(spec),
     )
 
 
@@ -261,10 +309,10 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(text for text in value if isinstance(text, str))
 
 
-def _host_of(spec: RouteSpec) -> bytes | None:
-    if spec.host == "destination":
+def _host_of(host: Any) -> bytes | None:
+    if host == "destination":
         return None
-    return b"" if spec.host == "preserve" else str(spec.host).encode("latin-1", "replace")
+    return b"" if host == "preserve" else str(host).encode("latin-1", "replace")
 
 
 def _check_values(spec: RouteSpec) -> list[DeclarationError]:
@@ -436,58 +484,3 @@ def _to_chooser(choose: Callable[..., Any]) -> Chooser:
         return result
 
     return chosen
-
-
-# Routes that can never be reached.
-
-
-def _check_hidden(routes: Sequence[tuple[RouteSpec, Plan, Template]], problems: _Problems) -> None:
-    # Only routes whose first segments could meet are compared, so that many routes stay cheap to build.
-    by_first: dict[bytes | None, list[tuple[RouteSpec, Plan, Template]]] = {}
-    for route in routes:
-        spec, plan, template = route
-        first = plan.literals[0]
-        rivals = [*by_first.get(None, ()), *(by_first.get(first, ()) if first is not None else ())]
-        rivals.sort(key=lambda rival: rival[1].order)
-        for earlier_spec, earlier, earlier_template in rivals:
-            if not earlier_template.covers(template):
-                continue
-            same = template.covers(earlier_template) and _methods_meet(
-                earlier.methods, plan.methods
-            )
-            if not same and not _methods_cover(earlier.methods, plan.methods):
-                continue
-            problem = "repeats" if same else "can never be reached: it is wholly hidden by"
-            problems.add(
-                DuplicateRouteError(
-                    f"{template.text!r} {problem} {earlier_template.text!r} at {earlier_spec.facts.location}; "
-                    "declare the narrower route first, or remove one"
-                ),
-                spec.facts.location,
-            )
-            break
-        by_first.setdefault(first, []).append(route)
-
-
-def _methods_meet(earlier: frozenset[str] | None, later: frozenset[str] | None) -> bool:
-    return earlier is None or later is None or bool(earlier & later)
-
-
-def _methods_cover(earlier: frozenset[str] | None, later: frozenset[str] | None) -> bool:
-    if earlier is None:
-        return True
-    return later is not None and later <= earlier
-
-
-def _check_hidden_websockets(routes: Sequence[CompiledWebSocket], problems: _Problems) -> None:
-    for position, later in enumerate(routes):
-        for earlier in routes[:position]:
-            if earlier.template.covers(later.template):
-                problems.add(
-                    DuplicateRouteError(
-                        f"{later.template.text!r} can never be reached: it is wholly hidden by "
-                        f"{earlier.template.text!r} at {earlier.spec.facts.location}"
-                    ),
-                    later.spec.facts.location,
-                )
-                break

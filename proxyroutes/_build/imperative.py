@@ -28,7 +28,7 @@ from proxyroutes.exceptions import ClientRequestError, GatewayError
 from proxyroutes.settings import Destination, Timeouts
 from proxyroutes.typing import Body, Fields, ForwardedHead
 
-__all__ = ["FieldValues", "UrlPools", "forward", "imperative_plan"]
+__all__ = ["FieldValues", "UrlPools", "edit_head", "forward", "imperative_plan"]
 
 FieldValues = Mapping[str, str] | Iterable[tuple[str, str]]
 
@@ -175,6 +175,24 @@ async def forward(
             exchange.end()
         raise
     return RelayResponse(answer, received=scope["method"], forwarded=head.method)
+
+
+def edit_head(
+    head: ForwardedHead,
+    *,
+    base_path: bytes,
+    path: str | None,
+    headers: FieldValues | None,
+    extra_headers: FieldValues | None,
+    forward_query: bool,
+) -> None:
+    """Write what the caller of ``relay`` has given.
+
+    Raises:
+        ValueError: If a part of it cannot be forwarded.
+    """
+    _edit(head, base_path=base_path, path=path, method=None, forward_query=forward_query)
+    _edit_fields(head, headers, extra_headers)
 
 
 async def _received_body(

@@ -26,7 +26,7 @@ from proxyroutes._build.inclusions import Inclusion, match_prefix
 from proxyroutes._build.proof import exception_handlers, handles_failures
 from proxyroutes._build.responses import RelayResponse, has_handler, problem_response
 from proxyroutes._build.stubs import CALL, BodyTooLargeError, Call, make_endpoint, stub_receive
-from proxyroutes._build.websockets import add_websocket
+from proxyroutes._build.websockets import add_websocket, refuse_session
 from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.templates import Template, parse_template
 from proxyroutes._serve.body import too_large
@@ -213,9 +213,10 @@ def _answer(scope: Scope, plan: Plan, error: GatewayError, call: Call | None) ->
 class GatewayRouter(APIRouter):
     """The router that ``build_router()`` gives: its routes are found by one compiled index."""
 
-    def __init__(self, index: RouteIndex, **options: Any) -> None:
+    def __init__(self, index: RouteIndex, sessions: RouteIndex, **options: Any) -> None:
         super().__init__(**options)
         self._index = index
+        self._sessions = sessions
         self._prefixes: dict[str, Template] = {}
         self._own: tuple[ProxyRoute, ...] = ()
         self._by_plan: dict[Plan, ProxyRoute] = {}
@@ -293,6 +294,8 @@ class GatewayRouter(APIRouter):
             # `matches` has not just come to it.
             found = self._short_way(scope)
         if found is None:
+            if scope["type"] == "websocket" and await refuse_session(scope, send):
+                return
             await super().handle(scope, receive, send)
             return
         plan = found.plan
@@ -343,12 +346,15 @@ class GatewayRouter(APIRouter):
                 return _Located(included, self, root_path, None, {}, malformed=False)
             parameters = matched
             start += len(template.segments)
-        method = scope.get(_METHOD) or scope["method"]
+        if scope["type"] == "websocket":
+            found = self._sessions.match(parts, start, "GET")
+        else:
+            found = self._index.match(parts, start, scope.get(_METHOD) or scope["method"])
         return _Located(
             included,
             self,
             root_path,
-            self._index.match(parts, start, method),
+            found,
             parameters,
             malformed=False,
         )
@@ -369,7 +375,7 @@ def make_router(compiled: Compiled, options: dict[str, Any]) -> GatewayRouter:
         )
         options.pop("route_class")
     options["prefix"] = _read_prefix(options.get("prefix", ""), problems)
-    router = GatewayRouter(compiled.index, **options)
+    router = GatewayRouter(compiled.index, compiled.sessions, **options)
     own: list[ProxyRoute] = []
     for spec, plan, template in compiled.routes:
         try:
@@ -379,7 +385,7 @@ def make_router(compiled: Compiled, options: dict[str, Any]) -> GatewayRouter:
     for websocket in compiled.websockets:
         try:
             with _explained(websocket.spec):
-                add_websocket(router, websocket)
+                add_websocket(router, websocket, lambda scope: router.locate(scope).found)
         except DeclarationError as error:
             problems.append(error)
     if not problems:

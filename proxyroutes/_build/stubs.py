@@ -19,7 +19,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from proxyroutes._build.responses import GoneResponse, RelayResponse
-from proxyroutes._declare.specs import RouteSpec
+from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.stubs import find_function
 from proxyroutes._serve.body import BodyRecorder, BufferedBody, check_length
 from proxyroutes._serve.exchange import ClientLeft, Exchange
@@ -29,6 +29,7 @@ from proxyroutes._serve.head import make_head
 from proxyroutes._serve.http import attempts, open_exchange, read_body, timeouts_of
 from proxyroutes._serve.match import Found, path_parameters
 from proxyroutes._serve.plan import Plan
+from proxyroutes._serve.websocket import SessionSide
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import StubError
 from proxyroutes.typing import Body, ForwardedHead, Message, Receive, Scope
@@ -39,11 +40,12 @@ __all__ = [
     "Call",
     "forwarded_request",
     "make_endpoint",
+    "read_parameters",
     "stub_receive",
 ]
 
 CALL = "proxyroutes.call"
-"""The key of a scope under which the running call is found."""
+"""The key of a scope under which the running call, or the side of a session, is found."""
 
 
 class BodyTooLargeError(HTTPException):
@@ -164,7 +166,7 @@ async def forwarded_request(connection: HTTPConnection) -> ForwardedRequest:
         StubError: Outside of a route of proxyroutes.
     """
     call = connection.scope.get(CALL)
-    if not isinstance(call, Call):
+    if not isinstance(call, Call | SessionSide):
         raise StubError(
             "ForwardedRequest is only known in routes that were declared with proxyroutes"
         )
@@ -175,7 +177,9 @@ _PROVIDED: dict[Any, Callable[..., Any]] = {ForwardedRequest: forwarded_request}
 _REQUEST, _RESPONSE = "proxyroutes_request", "proxyroutes_response"
 
 
-def _annotations(stub: Callable[..., Any], spec: RouteSpec) -> dict[str, Any]:
+def _annotations(
+    stub: Callable[..., Any], spec: RouteSpec | WebSocketSpec
+) -> dict[str, Any]:
     try:
         return typing.get_type_hints(find_function(stub), include_extras=True)
     except Exception as error:
@@ -185,25 +189,34 @@ def _annotations(stub: Callable[..., Any], spec: RouteSpec) -> dict[str, Any]:
         ) from error
 
 
-def _parameter(parameter: inspect.Parameter, annotations: dict[str, Any]) -> inspect.Parameter:
+def _parameter(
+    parameter: inspect.Parameter,
+    annotations: dict[str, Any],
+    provided: dict[Any, Callable[..., Any]],
+) -> inspect.Parameter:
     annotation = annotations.get(parameter.name, parameter.annotation)
     # By identity: what an annotation is annotated with need not be hashable.
-    for known, provider in _PROVIDED.items():
+    for known, provider in {**_PROVIDED, **provided}.items():
         if annotation is known:
             annotation = Annotated[annotation, Depends(provider)]
     return parameter.replace(annotation=annotation, kind=inspect.Parameter.KEYWORD_ONLY)
 
 
-def make_endpoint(spec: RouteSpec) -> Callable[..., Awaitable[Any]]:
-    """Make the endpoint that stands for a stub.
+def read_parameters(
+    spec: RouteSpec | WebSocketSpec, provided: dict[Any, Callable[..., Any]] | None = None
+) -> dict[str, inspect.Parameter]:
+    """A stub's parameters as FastAPI is to see them.
+
+    Args:
+        spec: What was declared.
+        provided: Further annotations that FastAPI must not see bare, with the dependency behind each.
 
     Raises:
         StubError: If its signature cannot be taken over.
     """
-    stub = spec.stub
-    annotations = _annotations(stub, spec)
+    annotations = _annotations(spec.stub, spec)
     parameters: dict[str, inspect.Parameter] = {}
-    for parameter in inspect.signature(stub).parameters.values():
+    for parameter in inspect.signature(spec.stub).parameters.values():
         if parameter.kind in {
             parameter.VAR_POSITIONAL,
             parameter.VAR_KEYWORD,
@@ -213,7 +226,18 @@ def make_endpoint(spec: RouteSpec) -> Callable[..., Awaitable[Any]]:
                 f"stub {spec.facts.name!r} has the parameter {parameter}: FastAPI solves named ones only",
                 location=spec.facts.location,
             )
-        parameters[parameter.name] = _parameter(parameter, annotations)
+        parameters[parameter.name] = _parameter(parameter, annotations, provided or {})
+    return parameters
+
+
+def make_endpoint(spec: RouteSpec) -> Callable[..., Awaitable[Any]]:
+    """Make the endpoint that stands for a stub.
+
+    Raises:
+        StubError: If its signature cannot be taken over.
+    """
+    stub = spec.stub
+    parameters = read_parameters(spec)
     own = set(parameters)
     for name, annotation in ((_REQUEST, Request), (_RESPONSE, Response)):
         if not any(known.annotation is annotation for known in parameters.values()):

@@ -1,48 +1,186 @@
-"""WebSocket routes. In this release their dependencies run and the handshake is then refused: sessions are not there yet."""
+"""WebSocket routes in FastAPI's hands: plain ``APIWebSocketRoute``s, because an inclusion rebuilds every other kind as one.
+
+All behaviour lives in the endpoint. Starlette finds the route by the decoded path; what is captured and forwarded is what
+our own index finds in the raw one, and where the two do not agree the handshake is refused.
+"""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Awaitable, Callable
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated, Any
 
-from fastapi import APIRouter, WebSocket
+from attrs import fields
+from fastapi import APIRouter, Depends, HTTPException, WebSocket
+from starlette.concurrency import run_in_threadpool
+from starlette.websockets import WebSocketState
 
 from proxyroutes._build.compile import CompiledWebSocket
-from proxyroutes._build.responses import problem_response
-from proxyroutes.exceptions import GatewayError, Side
+from proxyroutes._build.sessions import session_field_actions
+from proxyroutes._build.stubs import CALL, read_parameters
+from proxyroutes._declare.specs import WebSocketSpec
+from proxyroutes._serve.failures import problem
+from proxyroutes._serve.guard import check_target, refuse
+from proxyroutes._serve.match import Found, raw_path_of, split_path
+from proxyroutes._serve.plan import Plan
+from proxyroutes._serve.session import Session
+from proxyroutes._serve.websocket import SessionPlan, SessionSide, deny
+from proxyroutes._state.pools import UpstreamPool
+from proxyroutes.exceptions import ClientRequestError, StubError
+from proxyroutes.transports.websocket import SessionSettings
+from proxyroutes.typing import ForwardedHead, Scope, Send
 
-__all__ = ["add_websocket"]
+__all__ = ["add_websocket", "imperative_session_plan", "plan_of", "refuse_session", "relay"]
 
-_logger = logging.getLogger("proxyroutes.serve")
+_PLAN = "proxyroutes_plan"
+_SESSION, _WEBSOCKET = "proxyroutes_session", "proxyroutes_websocket"
 
-
-class SessionsMissingError(GatewayError):
-    """This release does not relay WebSockets."""
-
-    status_code = 501
-    title = "WebSockets are not relayed by this release"
-    slug = "no-sessions"
-    default_side = Side.GATEWAY
+Locate = Callable[[Scope], Found | None]
+"""Matches a scope by the compiled index."""
 
 
-def add_websocket(router: APIRouter, route: CompiledWebSocket) -> None:
-    """Add one declared WebSocket route."""
-    router.add_api_websocket_route(
-        route.template.starlette_path,
-        _make_endpoint(route),
-        name=route.spec.name or route.spec.facts.name,
-        dependencies=list(route.spec.dependencies),
+async def refuse_session(scope: Scope, send: Send) -> bool:
+    """Refuse a handshake whose target two parties could read differently, before any user code sees it."""
+    try:
+        check_target(raw_path_of(scope), scope.get("query_string", b""))
+    except ClientRequestError as error:
+        await deny(scope, send, *problem(error))
+        return True
+    return False
+
+
+def _channels(websocket: WebSocket) -> tuple[Any, Any, bool]:
+    """The ASGI channel behind a WebSocket, and whether its first event was taken already.
+
+    Messages pass without Starlette's state machine, that each of them would pay for.
+
+    Raises:
+        StubError: If it was accepted already: the upstream decides on that.
+    """
+    if websocket.application_state is not WebSocketState.CONNECTING:
+        raise StubError("the WebSocket was accepted or closed before the upstream could answer")
+    connected = websocket.client_state is not WebSocketState.CONNECTING
+    receive, send = getattr(websocket, "_receive"), getattr(websocket, "_send")  # noqa: B009
+    return receive, send, connected
+
+
+def plan_of(endpoint: Any) -> SessionPlan | None:
+    """The plan of the route behind an endpoint, or None where it is not ours."""
+    return getattr(endpoint, _PLAN, None)
+
+
+def imperative_session_plan(plan: Plan) -> SessionPlan:
+    """The plan of sessions that no declared route describes."""
+    values = {one.name: getattr(plan, one.name) for one in fields(Plan)}
+    return SessionPlan(
+        **{**values, "name": "relay", "field_actions": session_field_actions(())},
+        settings=SessionSettings(),
+        allowed_origins=None,
     )
 
 
-def _make_endpoint(route: CompiledWebSocket) -> Callable[[WebSocket], Awaitable[None]]:
-    async def endpoint(websocket: WebSocket) -> None:
-        _logger.warning(
-            "session refused: route=%s WebSockets are not in this release", route.spec.facts.name
-        )
-        if "websocket.http.response" in websocket.scope.get("extensions", {}):
-            await websocket.send_denial_response(problem_response(SessionsMissingError()))
-        else:
-            await websocket.close(1011)
+async def relay(
+    plan: SessionPlan,
+    websocket: WebSocket,
+    pool: UpstreamPool,
+    *,
+    subprotocols: Sequence[str] | None,
+    edit: Callable[[ForwardedHead], None],
+) -> None:
+    """Relay a session from its handshake to its end; see ``Proxy.relay``."""
+    receive, send, connected = _channels(websocket)
+    found = Found(plan, split_path(raw_path_of(websocket.scope)), 0)
+    side = SessionSide(
+        plan,
+        found,
+        websocket.scope,
+        receive,
+        send,
+        pool=pool,
+        edit=edit,
+        subprotocols=subprotocols,
+        connected=connected,
+    )
+    await Session(side).run()
 
+
+def add_websocket(router: APIRouter, route: CompiledWebSocket, locate: Locate) -> None:
+    """Add one declared WebSocket route.
+
+    Raises:
+        StubError: If FastAPI cannot take its stub.
+    """
+    spec = route.spec
+    provider = _make_provider(route.plan, locate)
+    router.add_api_websocket_route(
+        route.template.starlette_path,
+        _make_endpoint(route, provider),
+        name=route.plan.name,
+        # First of all, so that the other ones may ask what is forwarded.
+        dependencies=[Depends(provider), *spec.dependencies],
+    )
+    added: Any = router.routes[-1]
+    if added.dependant.body_params:
+        raise StubError(
+            f"stub {spec.facts.name!r} has a body parameter: a WebSocket's handshake has no body",
+            location=spec.facts.location,
+        )
+
+
+def _make_provider(
+    plan: SessionPlan, locate: Locate
+) -> Callable[[WebSocket], Awaitable[Session]]:
+    async def provide(websocket: WebSocket) -> Session:
+        scope = websocket.scope
+        try:
+            check_target(raw_path_of(scope), scope.get("query_string", b""))
+        except ClientRequestError as error:
+            raise HTTPException(error.status_code, error.title) from error
+        found = locate(scope)
+        if found is None or found.plan is not plan:
+            raise HTTPException(404)
+        receive, send, connected = _channels(websocket)
+        side = SessionSide(plan, found, scope, receive, send, connected=connected)
+        scope[CALL] = side
+        return Session(side)
+
+    return provide
+
+
+def _make_endpoint(
+    route: CompiledWebSocket, provider: Callable[[WebSocket], Awaitable[Session]]
+) -> Callable[..., Awaitable[None]]:
+    spec = route.spec
+    parameters = read_parameters(spec, {Session: provider})
+    own = set(parameters)
+    for name, annotation in (
+        (_WEBSOCKET, WebSocket),
+        (_SESSION, Annotated[Session, Depends(provider)]),
+    ):
+        parameters[name] = inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation
+        )
+
+    async def endpoint(**values: Any) -> None:
+        session: Session = values[_SESSION]
+        if spec.facts.speaks:
+            arguments = {name: values[name] for name in own}
+            await session.run(lambda: _call(spec, arguments, values[_WEBSOCKET]))
+        else:
+            _channels(values[_WEBSOCKET])
+            await session.run()
+
+    endpoint.__name__ = endpoint.__qualname__ = spec.facts.name
+    endpoint.__module__ = __name__
+    setattr(endpoint, _PLAN, route.plan)
+    endpoint.__doc__ = inspect.getdoc(spec.stub)
+    endpoint.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
     return endpoint
+
+
+async def _call(spec: WebSocketSpec, arguments: dict[str, Any], websocket: WebSocket) -> None:
+    if spec.facts.is_async:
+        await spec.stub(**arguments)
+    else:
+        await run_in_threadpool(spec.stub, **arguments)
+    _channels(websocket)

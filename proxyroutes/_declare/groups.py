@@ -320,31 +320,62 @@ class RouteGroup:
         allowed_origins: Iterable[str] | None = None,
         max_message_bytes: int | None = 16 * 1024 * 1024,
         ping_interval: float | None = 20.0,
+        ping_timeout: float = 20.0,
+        close_timeout: float = 5.0,
+        compression: bool = False,
         timeouts: Timeouts | None = UNSET,
+        host: str = UNSET,
+        forwarding: Forwarding | None = UNSET,
+        identity_headers: Iterable[str] = (),
         dependencies: Sequence[Any] = (),
         name: str | None = None,
     ) -> Callable[[StubT], StubT]:
-        """Relay a WebSocket. This release runs the dependencies and then refuses the handshake: sessions are not there yet.
+        """Relay a WebSocket.
+
+        Dependencies run first; then the upstream is dialled with the client's subprotocols; then the client is accepted
+        with what the upstream chose, or gets the upstream's refusal.
 
         Args:
             path: Template, as for ``route``.
             upstream: As for ``route``; ``http(s)`` destinations serve WebSockets as ``ws(s)``.
             rewrite: Template of the forwarded path.
-            allowed_origins: Origins that a browser's page may have; None allows every one.
-            max_message_bytes: Bytes of the largest message in either direction; None is no limit.
-            ping_interval: Seconds between pings towards the upstream; None sends none.
-            timeouts: Time-outs; None takes the pool's, the group's or the proxy's.
+            allowed_origins: Origins that a browser's page may have, such as ``"https://app.test"``; others are answered
+                403. None allows every one. A client without ``Origin`` is no browser and passes.
+            max_message_bytes: Bytes of the largest message in either direction, after decompression; over it both sides
+                are closed with 1009. None is no limit. A server has a limit of its own (uvicorn: 16 MiB).
+            ping_interval: Seconds of silence after which the upstream is pinged; None never pings.
+            ping_timeout: Seconds for a sign of life after a ping; then the upstream counts as lost.
+            close_timeout: Seconds for the other side's part of a closing handshake.
+            compression: Whether permessage-deflate is offered to the upstream. What the client's side compresses is its
+                server's to decide.
+            timeouts: Time-outs; None takes the pool's, the group's or the proxy's. ``connect`` and ``first_byte`` are of
+                the handshake. ``idle`` (without any frame) and ``total`` end a session, and only where they are given
+                here.
+            host: As for ``route``.
+            forwarding: As for ``route``.
+            identity_headers: As for ``route``.
             dependencies: FastAPI dependencies, run before the upstream is dialled.
             name: The route's name; the stub's by default.
         """
-        merged, problems = self._merge(
-            {"upstream": upstream, "dependencies": dependencies, "timeouts": timeouts}
-        )
+        given = {
+            "upstream": upstream,
+            "dependencies": dependencies,
+            "timeouts": timeouts,
+            "host": host,
+            "forwarding": forwarding,
+            "identity_headers": identity_headers,
+        }
+        merged, problems = self._merge(given)
+        shared = ("timeouts", "host", "forwarding", "identity_headers", "location")
         options = {
-            "allowed_origins": allowed_origins,
+            "allowed_origins": _to_tuple(allowed_origins),
             "max_message_bytes": max_message_bytes,
             "ping_interval": ping_interval,
-            "timeouts": merged.get("timeouts"),
+            "ping_timeout": ping_timeout,
+            "close_timeout": close_timeout,
+            "compression": compression,
+            "own_timeouts": None if timeouts is UNSET else timeouts,
+            **{name: merged.get(name, _DEFAULTS[name]) for name in shared},
         }
 
         def decorate(stub: StubT) -> StubT:
@@ -364,6 +395,11 @@ class RouteGroup:
             return stub
 
         return decorate
+
+
+def _to_tuple(values: Any) -> Any:
+    # What is no list stays as it is, for the build to report.
+    return values if isinstance(values, str) or not isinstance(values, Iterable) else tuple(values)
 
 
 def _concatenate(prefix: str, path: Any) -> Any:

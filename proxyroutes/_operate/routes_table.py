@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from attrs import fields, frozen
-from fastapi.routing import APIWebSocketRoute, RouteContext, iter_route_contexts
+from fastapi.routing import APIWebSocketRoute, iter_route_contexts
 from starlette.routing import BaseRoute, Mount
 
-from proxyroutes._build import websockets
 from proxyroutes._build.router import ProxyRoute
+from proxyroutes._build.websockets import plan_of
 from proxyroutes._declare.templates import parse_template
 from proxyroutes._serve.plan import Plan
 from proxyroutes._state.pools import UpstreamPool
@@ -83,22 +83,19 @@ def _rows(routes: Sequence[BaseRoute], mounted: str) -> Iterator[tuple[str, ...]
         effective: Any = getattr(context, "starlette_route", None) or context
         path = mounted + _angled(effective.path or "")
         if isinstance(route, ProxyRoute):
-            yield _http_row(context, route.plan, mounted)
+            methods = "any" if route.plan.methods is None else ",".join(sorted(route.plan.methods))
+            yield _row(methods, context.path or "", route.plan, context, mounted)
         elif isinstance(route, Mount):
             yield from _rows(route.routes, path)
-        elif isinstance(route, APIWebSocketRoute) and _is_ours(route.endpoint):
-            yield ("WS", path, effective.name, "(not in this release)", "", "", "", "")
+        elif isinstance(route, APIWebSocketRoute) and (plan := plan_of(route.endpoint)):
+            yield _row("WS", effective.path or "", plan, effective, mounted)
 
 
-def _is_ours(endpoint: Any) -> bool:
-    return getattr(endpoint, "__module__", None) == websockets.__name__
-
-
-def _http_row(context: RouteContext, plan: Plan, mounted: str) -> tuple[str, ...]:
+def _row(methods: str, path: str, plan: Plan, context: Any, mounted: str) -> tuple[str, ...]:
     pool = plan.pool
     return (
-        "any" if plan.methods is None else ",".join(sorted(plan.methods)),
-        mounted + _path(context.path or "", plan.template),
+        methods,
+        mounted + _path(path, plan.template),
         plan.name,
         "(chosen for each request)" if pool is None else pool.name,
         "" if pool is None else _destinations(pool),

@@ -14,7 +14,7 @@ from attrs import define, field
 
 from proxyroutes._state.clock import SystemClock
 from proxyroutes._state.loops import LoopStates
-from proxyroutes._state.sweeper import Sweeper
+from proxyroutes._state.sweeper import SESSION_TICK, Sweeper
 from proxyroutes.typing import Clock, RandomSource
 
 if TYPE_CHECKING:
@@ -31,12 +31,15 @@ class MonitorState:
     clock: Clock
     random: RandomSource
     sweeper: Sweeper = field(init=False)
+    sessions: Sweeper = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.sweeper = Sweeper(self.loop, self.clock)
+        self.sessions = Sweeper(self.loop, self.clock, SESSION_TICK)
 
     async def aclose(self) -> None:
-        """Stop the sweeper."""
+        """Stop the sweepers."""
+        await self.sessions.aclose()
         await self.sweeper.aclose()
 
 

@@ -20,6 +20,7 @@ from proxyroutes.exceptions import NoDestinationError
 from proxyroutes.policies.balancing import PowerOfTwoChoices
 from proxyroutes.settings import TLS, Destination, HealthCheck, Timeouts, to_health_check
 from proxyroutes.transports.http1 import Http1Transport
+from proxyroutes.transports.websocket import BoundWebSockets
 from proxyroutes.typing import Balancer, Balancing, BoundTransport, ForwardedHead, Transport
 
 __all__ = ["DestinationState", "Lease", "PoolState", "UpstreamPool"]
@@ -92,6 +93,7 @@ class PoolState:
     destinations: tuple[DestinationState, ...]
     balancer: Balancer
     transport: BoundTransport
+    websockets: BoundWebSockets
     timeouts: Timeouts | None
     available: tuple[DestinationState, ...] = field(init=False)
     sweeper: Sweeper = field(init=False)
@@ -140,7 +142,8 @@ class PoolState:
         return left[0]
 
     async def aclose(self) -> None:
-        """Close every connection."""
+        """Close every connection; sessions are told before."""
+        await self.websockets.aclose()
         await self.transport.aclose()
 
 
@@ -269,6 +272,7 @@ class UpstreamPool:
             destinations=tuple(DestinationState.of(recipe) for recipe in self.destinations),
             balancer=self.balancing.bind(clock=monitor.clock, random=monitor.random),
             transport=self.transport.bind(clock=monitor.clock, tls=self.tls),
+            websockets=BoundWebSockets(loop, self.tls),
             timeouts=self.timeouts,
         )
 

@@ -13,10 +13,13 @@ from typing import Any, Protocol
 
 from proxyroutes.typing import Clock
 
-__all__ = ["TICK", "Sweeper", "Swept"]
+__all__ = ["SESSION_TICK", "TICK", "Sweeper", "Swept"]
 
 TICK = 0.02
 """Seconds between two ticks: the precision of every time-out, and half of the latency to see that a client left."""
+
+SESSION_TICK = 0.25
+"""The same for sessions: thousands of them are silent for hours, and must cost next to nothing meanwhile."""
 
 
 class Swept(Protocol):
@@ -34,10 +37,13 @@ class Sweeper:
         loop: The event loop.
     """
 
-    __slots__ = ("_clock", "_entries", "_handle", "_tasks", "loop")
+    __slots__ = ("_clock", "_entries", "_handle", "_interval", "_tasks", "loop")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, clock: Clock, interval: float = TICK
+    ) -> None:
         self.loop = loop
+        self._interval = interval
         self._clock = clock
         self._entries: set[Swept] = set()
         self._handle: asyncio.TimerHandle | None = None
@@ -50,7 +56,7 @@ class Sweeper:
         """Enter what begins."""
         self._entries.add(entry)
         if self._handle is None:
-            self._handle = self.loop.call_later(TICK, self._tick)
+            self._handle = self.loop.call_later(self._interval, self._tick)
 
     def discard(self, entry: Swept) -> None:
         """Take out what has ended."""
@@ -70,7 +76,7 @@ class Sweeper:
         now = self._clock.monotonic()
         for entry in tuple(self._entries):
             entry.tick(now)
-        self._handle = self.loop.call_later(TICK, self._tick)
+        self._handle = self.loop.call_later(self._interval, self._tick)
 
     async def aclose(self) -> None:
         """Stop ticking and end what was spawned."""

@@ -6,7 +6,7 @@ import pytest
 from fastapi import Depends
 from starlette.responses import PlainTextResponse
 
-from proxyroutes import BuildError, Proxy, UpstreamPool
+from proxyroutes import BuildError, Proxy, Session, UpstreamPool
 from proxyroutes.testing import ScriptedOrigin, run_gateway
 from tests.integration.support import eventually
 
@@ -64,18 +64,6 @@ async def test_a_redirect_is_relative(app):
     assert b"/api/" == (await ask(app, "/api"))[1][b"location"]
 
 
-async def test_a_session_is_refused(app):
-    """Before it is accepted."""
-    sent = []
-
-    async def send(message):
-        sent.append(message["type"])
-
-    await app({"type": "websocket"}, None, send)
-
-    assert ["websocket.close"] == sent
-
-
 async def test_an_unknown_scope_is_an_error(app):
     """Servers then know that it is not supported."""
     with pytest.raises(ValueError, match="nonsense"):
@@ -122,7 +110,7 @@ async def test_every_route_that_needs_fastapi_is_named():
     async def chooses() -> None: ...
 
     @proxy.websocket("/d", upstream="http://a.test")
-    async def live() -> None: ...
+    async def live(session: Session) -> None: ...
 
     with pytest.raises(BuildError) as caught:
         proxy.build_app()

@@ -756,47 +756,7 @@ async def test_every_dependency_runs_in_order(serving, echo, proxy):
     assert ["app", "inclusion", "router", "group", "route", "stub", "body"] == ran
 
 
-# WebSocket placeholder.
-
-
-def test_a_websocket_is_refused_for_now(proxy, app, caplog):
-    """Sessions are an issue of their own; the handshake is denied with a status and a log record."""
-    proxy.websocket("/live/<path>", upstream=DEAD, name="live")(stub)
-    proxy.route("/live/<path>", upstream=DEAD)(stub)
-    app.include_router(proxy.build_router(), prefix="/p")
-    with (
-        TestClient(app) as client,
-        pytest.raises(WebSocketDenialResponse) as caught,
-        client.websocket_connect("/p/live/a"),
-    ):
-        pass
-
-    assert (501, True) == (caught.value.status_code, "session refused: route=stub" in caplog.text)
-
-
-async def test_a_websocket_is_closed_where_a_server_cannot_deny(proxy, app):
-    """Servers without the denial extension answer by themselves."""
-    proxy.websocket("/live", upstream=DEAD)(stub)
-    app.include_router(proxy.build_router())
-    sent = []
-
-    async def connect():
-        return {"type": "websocket.connect"}
-
-    async def keep(message):
-        sent.append(message)
-
-    scope = {
-        "type": "websocket",
-        "path": "/live",
-        "raw_path": b"/live",
-        "query_string": b"",
-        "headers": [],
-        "subprotocols": [],
-    }
-    await app(scope, connect, keep)
-
-    assert [("websocket.close", 1011)] == [(message["type"], message["code"]) for message in sent]
+# WebSockets; what they do is in test_websockets.
 
 
 def test_an_http_route_does_not_take_a_websocket(proxy, app):

@@ -299,7 +299,7 @@ def test_a_websocket_is_recorded(root, registry):
     )(stub)
     spec = only(registry)
 
-    assert (WebSocketSpec, "/g/live/<path>", UPSTREAM, (1, 2), timeouts, ["http://a"], "n") == (
+    assert (WebSocketSpec, "/g/live/<path>", UPSTREAM, (1, 2), timeouts, ("http://a",), "n") == (
         type(spec),
         spec.path,
         spec.upstream,

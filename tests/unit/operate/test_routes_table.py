@@ -1,6 +1,7 @@
 """``proxyroutes._operate.routes_table``."""
 
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import pytest
 from fastapi import APIRouter, Depends, FastAPI
@@ -188,17 +189,17 @@ def test_routes_of_others_are_left_out():
 
 
 def test_a_websocket_route_is_shown_for_what_it_is():
-    """This release declares sessions and does not relay them."""
+    """With its pool, as any other route."""
     proxy = Proxy()
 
     @proxy.websocket("/live/<int:room>/<path>", upstream=URL)
     async def live() -> None: ...
 
     app = FastAPI()
-    app.include_router(proxy.build_router())
-    actual = route_table(app.routes).rows
+    app.include_router(proxy.build_router(), prefix="/p")
+    actual = [row[:4] for row in route_table(app.routes).rows]
 
-    assert (("WS", "/live/<int:room>/<path>", "live", "(not in this release)", ""),) == actual
+    assert [("WS", "/p/live/<int:room>/<path>", "live", urlsplit(URL).netloc)] == actual
 
 
 def test_text_is_aligned_and_has_every_column():
