@@ -24,7 +24,7 @@ from proxyroutes.typing import Attempt, Fields
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["LOST", "NO_CODE", "Ending", "WebSocketConnection", "may_send_code"]
+__all__ = ["LOST", "NO_CODE", "Ending", "WebSocketConnection", "may_send_code", "size_of"]
 
 HIGH_WATER_BYTES = 256 * 1024
 """Bytes of waiting messages above which nothing more is read from the upstream."""
@@ -53,6 +53,13 @@ class Ending(NamedTuple):
     code: int
     reason: str = ""
     faulty: bool = False
+
+
+def size_of(message: str | bytes) -> int:
+    """Bytes of a message on the wire: those of UTF-8 where it is text."""
+    if isinstance(message, bytes) or message.isascii():
+        return len(message)
+    return len(message.encode())
 
 
 def may_send_code(code: int) -> bool:
@@ -317,9 +324,7 @@ class WebSocketConnection(asyncio.Protocol):
             finally:
                 self._waiter = None
         message = self._messages.popleft()
-        # As it was counted: in bytes of UTF-8, which only ASCII has as many of as characters.
-        size = len(message) if isinstance(message, bytes) else _utf8_length(message)
-        self._waiting_bytes -= size + _MESSAGE_BYTES
+        self._waiting_bytes -= size_of(message) + _MESSAGE_BYTES
         return message
 
     # Writing.
@@ -410,7 +415,3 @@ class WebSocketConnection(asyncio.Protocol):
 def _wake(waiter: asyncio.Future[None] | None) -> None:
     if waiter is not None and not waiter.done():
         waiter.set_result(None)
-
-
-def _utf8_length(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())

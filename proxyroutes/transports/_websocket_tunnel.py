@@ -19,6 +19,7 @@ from proxyroutes.transports._websocket_connection import (
     Ending,
     WebSocketConnection,
     may_send_code,
+    size_of,
 )
 from proxyroutes.transports.websocket import SessionSettings
 from proxyroutes.typing import Message, Receive, Send
@@ -164,7 +165,7 @@ class Tunnel:
             if message is None:
                 continue
             counts.response_messages += 1
-            counts.response_bytes += len(message)
+            counts.response_bytes += size_of(message)
             if not await self.send_to_client(message):
                 return
 
@@ -225,6 +226,9 @@ async def apply(hook: Hook, message: str | bytes) -> str | bytes | None:
 
 
 def _client_ending(event: Message) -> Ending:
+    if event.get("code", NO_CODE) == NO_CODE and "reason" not in event:
+        # uvicorn says 1005 of a connection that was lost too, but has no reason to give then.
+        return Ending(Side.CLIENT, LOST)
     return Ending(Side.CLIENT, event.get("code") or NO_CODE, event.get("reason") or "")
 
 
