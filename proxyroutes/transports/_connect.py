@@ -138,11 +138,17 @@ async def _race(
                 timeout=_STAGGER if left else None,
                 return_when=asyncio.FIRST_COMPLETED,
             )
+            won: asyncio.Task[ProtocolT] | None = None
             for task in done:
                 error = task.exception()
-                if error is None:
-                    return task.result()
-                last = error
+                if error is not None:
+                    last = error
+                elif won is None:
+                    won = task
+                else:
+                    _close_when_late(task)
+            if won is not None:
+                return won.result()
     finally:
         for task in running:
             task.cancel()

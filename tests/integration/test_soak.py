@@ -101,7 +101,7 @@ async def test_each_response_belongs_to_its_request():
 
         wrong: list[object] = []
         async with run_gateway(proxy.build_app()) as gateway:
-            async with asyncio.timeout(50), asyncio.TaskGroup() as clients:
+            async with asyncio.timeout(50 + REQUESTS / 200), asyncio.TaskGroup() as clients:
                 for number in range(CLIENTS):
                     count = REQUESTS // CLIENTS
                     clients.create_task(ask_many(gateway.port, number, count, wrong))

@@ -1,0 +1,61 @@
+"""What is measured: each case says who takes part, what is asked, and how often."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from benchmarks.load import MIB
+
+LARGE = 64 * MIB
+PROXIES = frozenset({"ours", "peer", "big"})
+EVERYBODY = PROXIES | {"self"}
+
+
+@frozen(kw_only=True)
+class Case:
+    """One table.
+
+    Attributes:
+        name: For ``--cases`` and the floors.
+        title: The table's title.
+        groups: Which groups of subjects take part.
+        only: Names of those who do, where it is not all of the groups.
+        kind: ``requests``, ``download`` or ``upload``.
+        path: What is asked for.
+        connections: Connections at a time.
+        routes: Routes of the proxy.
+        destinations: Destinations of the pool.
+        rounds: Share of the rounds that are asked for.
+    """
+
+    name: str
+    title: str
+    groups: frozenset[str] = PROXIES
+    only: frozenset[str] | None = None
+    kind: str = "requests"
+    path: str = "/json"
+    connections: int = 64
+    routes: int = 1
+    destinations: int = 1
+
+    def takes(self, name: str, group: str) -> bool:
+        """Whether a subject takes part."""
+        return group in self.groups and (self.only is None or name in self.only)
+
+
+_LANES = frozenset({"proxyroutes app", "proxyroutes middleware", "proxyroutes router"})
+_APP = frozenset({"proxyroutes app"})
+
+
+CASES = (
+    Case(name="json-64", title="58 bytes of JSON, 64 connections", groups=EVERYBODY),
+    Case(name="json-1", title="58 bytes of JSON, 1 connection", connections=1),
+    Case(name="json-256", title="58 bytes of JSON, 256 connections", connections=256),
+    Case(name="body-64k", title="64 KiB, 64 connections", path="/64k"),
+    Case(name="download", title="One download of 64 MiB", kind="download", path="/large"),
+    Case(name="upload", title="One upload of 64 MiB", kind="upload", path="/upload"),
+    Case(name="routes-100", title="100 routes", only=_LANES, routes=100),
+    Case(name="routes-1000", title="1,000 routes", only=_LANES, routes=1000),
+    Case(name="destinations-100", title="100 destinations", only=_APP, destinations=100),
+    Case(name="destinations-1000", title="1,000 destinations", only=_APP, destinations=1000),
+)
