@@ -157,6 +157,7 @@ class HealthCheck:
         expect: Statuses that mean healthy.
         rise: Consecutive successes until it is used again.
         fall: Consecutive failures until it is no longer used.
+        unhealthy_interval: Seconds between probes of one that is unhealthy; None is ``interval``.
 
     Raises:
         ValueError: If a number is out of its range or the path does not start with a slash.
@@ -169,11 +170,13 @@ class HealthCheck:
     expect: frozenset[int] = field(default=range(200, 400), converter=_to_statuses)
     rise: int = 2
     fall: int = 3
+    unhealthy_interval: float | None = None
 
     def __attrs_post_init__(self) -> None:
         if not self.path.startswith("/"):
             raise ValueError(f"the path of a health check starts with a slash: {self.path!r}")
         _positive("interval", self.interval)
+        _positive("unhealthy_interval", self.unhealthy_interval)
         _positive("timeout", self.timeout)
         if self.rise < 1 or self.fall < 1:
             raise ValueError(f"rise and fall must be at least 1: {self.rise!r}, {self.fall!r}")

@@ -21,6 +21,9 @@ class Lifespan:
         self._running: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[AsyncExitStack, int]] = (
             WeakKeyDictionary()
         )
+        self._entering: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
+            WeakKeyDictionary()
+        )
         self._used: WeakKeyDictionary[asyncio.AbstractEventLoop, list[UpstreamPool]] = (
             WeakKeyDictionary()
         )
@@ -33,10 +36,15 @@ class Lifespan:
     async def enter(self, pools: Iterable[UpstreamPool]) -> None:
         """Start on the running loop, or join those who have."""
         loop = asyncio.get_running_loop()
-        running = self._running.get(loop)
-        if running is not None:
-            self._running[loop] = (running[0], running[1] + 1)
-            return
+        # The first who enters waits for probes; whoever enters meanwhile waits for him.
+        async with self._entering.setdefault(loop, asyncio.Lock()):
+            running = self._running.get(loop)
+            if running is not None:
+                self._running[loop] = (running[0], running[1] + 1)
+            else:
+                await self._start(loop, tuple(pools))
+
+    async def _start(self, loop: asyncio.AbstractEventLoop, pools: tuple[UpstreamPool, ...]) -> None:
         async with AsyncExitStack() as stack:
             monitors = {self._monitor: None} | {
                 pool.monitor: None for pool in pools if pool.monitor
@@ -46,6 +54,8 @@ class Lifespan:
             for pool in pools:
                 pool.enter()
                 stack.push_async_callback(pool.leave)
+            # No cold window: nothing is served before it is known who is well.
+            await asyncio.gather(*[pool.first_round() for pool in pools])
             self._running[loop] = (stack.pop_all(), 1)
 
     def use(self, pool: UpstreamPool) -> None:

@@ -1,7 +1,4 @@
-"""``HealthMonitor``: the handle that pools share. In this release it owns each loop's clock, randomness and sweeper.
-
-Probes are not there yet: every destination counts as available.
-"""
+"""``HealthMonitor``: the handle that pools share. It owns each loop's clock, randomness, sweepers and prober."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ from typing import TYPE_CHECKING
 from attrs import define, field
 
 from proxyroutes._state.clock import SystemClock
+from proxyroutes._state.health import HealthReport, Prober
 from proxyroutes._state.loops import LoopStates
 from proxyroutes._state.sweeper import SESSION_TICK, Sweeper
 from proxyroutes.typing import Clock, RandomSource
@@ -30,12 +28,15 @@ class MonitorState:
     loop: asyncio.AbstractEventLoop
     clock: Clock
     random: RandomSource
+    interval: float
     sweeper: Sweeper = field(init=False)
     sessions: Sweeper = field(init=False)
+    prober: Prober = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.sweeper = Sweeper(self.loop, self.clock)
         self.sessions = Sweeper(self.loop, self.clock, SESSION_TICK)
+        self.prober = Prober(self.clock, self.random, self.sweeper.spawn, self.interval)
 
     async def aclose(self) -> None:
         """Stop the sweepers."""
@@ -66,23 +67,62 @@ class HealthMonitor:
     ) -> None:
         if not interval > 0:
             raise ValueError(f"interval must be greater than 0 seconds: {interval!r}")
-        self.interval = interval
+        self._interval = interval
         self._clock = clock or SystemClock()
         self._random = random or random_module.Random()  # noqa: S311 - balancing is no secret.
         self._states: LoopStates[MonitorState] = LoopStates()
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two probes; a new value holds at once, and everything is probed at once.
+
+        Set it where the monitor is running: other loops take it at their next start.
+
+        Raises:
+            ValueError: If it is not greater than 0.
+        """
+        return self._interval
+
+    @interval.setter
+    def interval(self, seconds: float) -> None:
+        if not seconds > 0:
+            raise ValueError(f"interval must be greater than 0 seconds: {seconds!r}")
+        self._interval = seconds
+        try:
+            state = self._states.get(asyncio.get_running_loop())
+        except RuntimeError:
+            return
+        if state is not None:
+            state.prober.set_interval(seconds)
+
+    def snapshot(self) -> dict[str, tuple[HealthReport, ...]]:
+        """What is known of each origin on the running loop, one report for each check.
+
+        Raises:
+            RuntimeError: Outside of a running loop.
+        """
+        state = self._states.get(asyncio.get_running_loop())
+        found: dict[str, tuple[HealthReport, ...]] = {}
+        for watch in () if state is None else state.prober.watches:
+            origin = watch.endpoint.origin
+            found[origin] = (*found.get(origin, ()), watch.report)
+        return found
+
+    def _make(self, loop: asyncio.AbstractEventLoop) -> MonitorState:
+        return MonitorState(loop, self._clock, self._random, self._interval)
 
     def state(self) -> MonitorState:
         """The state on the running loop; opened lazily where nobody has entered the monitor."""
         loop = asyncio.get_running_loop()
         state = self._states.get(loop)
         if state is None:
-            state = MonitorState(loop, self._clock, self._random)
+            state = self._make(loop)
             self._states.open_lazily(loop, state)
         return state
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        self._states.enter(loop, lambda: MonitorState(loop, self._clock, self._random))
+        self._states.enter(loop, lambda: self._make(loop))
         return self
 
     async def __aexit__(

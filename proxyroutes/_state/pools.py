@@ -10,9 +10,10 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
-from attrs import define, field
+from attrs import define, field, frozen
 from typing_extensions import override
 
+from proxyroutes._state.health import Watch, watch_key
 from proxyroutes._state.loops import LoopStates
 from proxyroutes._state.monitor import HealthMonitor, MonitorState
 from proxyroutes._state.sweeper import Sweeper
@@ -23,9 +24,33 @@ from proxyroutes.transports.http1 import Http1Transport
 from proxyroutes.transports.websocket import BoundWebSockets
 from proxyroutes.typing import Balancer, Balancing, BoundTransport, ForwardedHead, Transport
 
-__all__ = ["DestinationState", "Lease", "PoolState", "UpstreamPool"]
+__all__ = ["DestinationState", "DestinationStatus", "Lease", "PoolState", "UpstreamPool"]
 
 _logger = logging.getLogger("proxyroutes.lifespan")
+_health_logger = logging.getLogger("proxyroutes.health")
+
+
+@frozen(kw_only=True)
+class DestinationStatus:
+    """One destination of a pool as it is now.
+
+    Attributes:
+        url: As it was declared.
+        available: Whether a request may be sent to it.
+        healthy: The verdict of its check; None where there is none, or no result yet.
+        reason: Why.
+        latency: Seconds that its last successful probe took, or None.
+        in_flight: Exchanges and sessions that hold a lease on it.
+        requests: Leases that were given.
+    """
+
+    url: str
+    available: bool
+    healthy: bool | None
+    reason: str
+    latency: float | None
+    in_flight: int
+    requests: int
 
 
 @define(eq=False)
@@ -43,6 +68,12 @@ class DestinationState:
     weight: int
     in_flight: int = 0
     requests: int = 0
+    watch: Watch | None = None
+
+    @property
+    def healthy(self) -> bool | None:
+        """The verdict of its check; None where there is none, or no result yet."""
+        return None if self.watch is None else self.watch.report.healthy
 
     @classmethod
     def of(cls, recipe: Destination) -> DestinationState:
@@ -95,13 +126,72 @@ class PoolState:
     transport: BoundTransport
     websockets: BoundWebSockets
     timeouts: Timeouts | None
+    checked_as: tuple[Transport, TLS | None]
+    health: HealthCheck | None
+    panic: bool
     available: tuple[DestinationState, ...] = field(init=False)
     sweeper: Sweeper = field(init=False)
     in_flight: int = 0
+    _panics: bool = False
 
     def __attrs_post_init__(self) -> None:
         self.available = self.destinations
         self.sweeper = self.monitor.sweeper
+        self.watch_all(self.health)
+
+    def watch_all(self, health: HealthCheck | None) -> None:
+        """Have the destinations probed by this check, or by none; those with a check of their own keep it."""
+        self.health = health
+        prober = self.monitor.prober
+        for destination in self.destinations:
+            check = destination.recipe.health or health
+            old, destination.watch = destination.watch, None
+            if check is not None:
+                key = watch_key(destination, check, *self.checked_as)
+                destination.watch = prober.watch(key, check, destination, self)
+            if old is not None:
+                prober.unwatch(old, self)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Make the snapshot anew: the healthy ones of the first level that has some."""
+        healthy = [one for one in self.destinations if one.healthy is not False]
+        if not healthy and self.panic:
+            if not self._panics:
+                _health_logger.error("nothing is healthy, all are used: pool=%s", self.name)
+            self._panics = True
+            self.available = self.destinations
+            return
+        self._panics = False
+        level = min([one.recipe.priority for one in healthy], default=0)
+        self.available = tuple([one for one in healthy if one.recipe.priority == level])
+
+    async def first_round(self) -> None:
+        """Wait until each destination that is probed has its first result."""
+        for destination in self.destinations:
+            if destination.watch is not None:
+                await destination.watch.first.wait()
+
+    def status(self) -> tuple[DestinationStatus, ...]:
+        """Every destination, and why it is or is not available."""
+        return tuple([self._status_of(destination) for destination in self.destinations])
+
+    def _status_of(self, destination: DestinationState) -> DestinationStatus:
+        watch = destination.watch
+        available = destination in self.available
+        if not available and destination.healthy is not False:
+            reason = "a lower-numbered priority has healthy destinations"
+        else:
+            reason = "not probed" if watch is None else watch.report.reason
+        return DestinationStatus(
+            url=destination.recipe.url,
+            available=available,
+            healthy=destination.healthy,
+            reason=reason,
+            latency=None if watch is None else watch.report.latency,
+            in_flight=destination.in_flight,
+            requests=destination.requests,
+        )
 
     def lease(self, head: ForwardedHead, tried: Sequence[DestinationState] = ()) -> Lease:
         """Choose a destination and hold it.
@@ -142,7 +232,11 @@ class PoolState:
         return left[0]
 
     async def aclose(self) -> None:
-        """Close every connection; sessions are told before."""
+        """End the probes and close every connection; sessions are told before."""
+        for destination in self.destinations:
+            watch, destination.watch = destination.watch, None
+            if watch is not None:
+                self.monitor.prober.unwatch(watch, self)
         await self.websockets.aclose()
         await self.transport.aclose()
 
@@ -165,7 +259,8 @@ class UpstreamPool:
         destinations: URLs or ``Destination`` values; at least one.
         monitor: The health monitor; None takes that of the proxy it is first used in.
         balancing: Which destination is asked.
-        health: Active check, ``"/path"`` for short. Recorded; this release does not probe.
+        health: Active check of every destination that has none of its own, ``"/path"`` for short. The first round runs
+            before the app serves; a pool that is started by its first use does not wait for it.
         outliers: Passive health. Not in this release.
         breaker: Circuit breaker. Not in this release.
         affinity: Affinity. Not in this release.
@@ -173,7 +268,7 @@ class UpstreamPool:
         limits: Limits. Not in this release.
         timeouts: Time-outs for routes and groups that say none; None takes the proxy's.
         slow_start: Slow start. Not in this release.
-        panic: Use every destination where none is available. Not in this release.
+        panic: Use every destination where none is healthy, instead of answering 503. Said once in the log.
         transport: How requests are sent; None is the default transport.
         tls: How TLS is spoken with ``https`` destinations; None verifies against the system's certificates.
 
@@ -220,14 +315,14 @@ class UpstreamPool:
             "retry": retry,
             "limits": limits,
             "slow_start": slow_start,
-            "panic": panic or None,
         }
         missing = sorted(key for key, value in given.items() if value is not None)
         if missing:
             raise ValueError(f"pool {name!r}: {', '.join(missing)} is not in this release")
         self.monitor = monitor
         self.balancing: Balancing = balancing or PowerOfTwoChoices()
-        self.health = to_health_check(health)
+        self._health = to_health_check(health)
+        self.panic = panic
         self.timeouts = timeouts
         self.transport: Transport = transport or Http1Transport()
         self.tls = tls
@@ -274,7 +369,43 @@ class UpstreamPool:
             transport=self.transport.bind(clock=monitor.clock, tls=self.tls),
             websockets=BoundWebSockets(loop, self.tls),
             timeouts=self.timeouts,
+            checked_as=(self.transport, self.tls),
+            health=self._health,
+            panic=self.panic,
         )
+
+    # Health.
+
+    @property
+    def health(self) -> HealthCheck | None:
+        """The check of those destinations that have none of their own."""
+        return self._health
+
+    def set_health(self, health: HealthCheck | str | None) -> None:
+        """Take another check, or none. Where the pool is running on this loop, everything is probed at once.
+
+        Args:
+            health: The check; ``"/path"`` is short for ``HealthCheck("/path")``.
+        """
+        self._health = to_health_check(health)
+        try:
+            state = self._states.get(asyncio.get_running_loop())
+        except RuntimeError:
+            return
+        if state is not None:
+            state.watch_all(self._health)
+
+    def status(self) -> tuple[DestinationStatus, ...]:
+        """Every destination on the running loop: health, why, what is in flight.
+
+        Raises:
+            RuntimeError: Outside of a running loop.
+        """
+        return self.state().status()
+
+    async def first_round(self) -> None:
+        """Wait until each destination that is probed has its first result on the running loop."""
+        await self.state().first_round()
 
     def enter(self) -> None:
         """Open or join the state on the running loop, as one of its users."""

@@ -109,12 +109,6 @@ def test_what_this_release_lacks_is_refused(keyword):
         UpstreamPool("p", [A], **{keyword: object()})
 
 
-def test_panic_is_refused():
-    """Nothing is silently ignored."""
-    with pytest.raises(ValueError, match="panic is not in this release"):
-        UpstreamPool("p", [A], panic=True)
-
-
 def test_pools_are_handles():
     """Two pools of the same destinations are two pools."""
     assert 2 == len({UpstreamPool("p", [A]), UpstreamPool("p", [A])})
