@@ -112,7 +112,8 @@ class WebSocketConnection(asyncio.Protocol):
         self._closing = False
         self._lost = False
         self._waiter: asyncio.Future[None] | None = None
-        self._drain: asyncio.Future[None] | None = None
+        # An event, because a stub's own messages wait beside those of the pump.
+        self._drained: asyncio.Event | None = None
         self._closed: asyncio.Future[None] | None = None
         self._abort_timer: asyncio.TimerHandle | None = None
 
@@ -197,7 +198,7 @@ class WebSocketConnection(asyncio.Protocol):
         if self._pong:
             self._write((self._pong,))
             self._pong = b""
-        _wake(self._drain)
+        self._wake_writers()
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
@@ -216,8 +217,9 @@ class WebSocketConnection(asyncio.Protocol):
                 )
                 problem.__cause__ = exc
                 self._fail_handshake(problem)
-        for waiter in (self._waiter, self._drain, self._closed):
+        for waiter in (self._waiter, self._closed):
             _wake(waiter)
+        self._wake_writers()
         self._on_lost(self)
 
     # Reading.
@@ -353,11 +355,14 @@ class WebSocketConnection(asyncio.Protocol):
     async def drain(self) -> None:
         """Wait until the upstream has read enough of what was sent."""
         while self.writing_paused and not self._closing:
-            self._drain = self._loop.create_future()
-            try:
-                await self._drain
-            finally:
-                self._drain = None
+            if self._drained is None:
+                self._drained = asyncio.Event()
+            await self._drained.wait()
+
+    def _wake_writers(self) -> None:
+        drained, self._drained = self._drained, None
+        if drained is not None:
+            drained.set()
 
     # The end.
 
@@ -381,7 +386,7 @@ class WebSocketConnection(asyncio.Protocol):
             self._feed(unread)
         self._resume_reading()
         self._expect_end()
-        _wake(self._drain)
+        self._wake_writers()
 
     def _expect_end(self) -> None:
         """The upstream is the one to close the connection (RFC 6455 §7.1.1); it is not waited for without end."""

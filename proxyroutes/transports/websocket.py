@@ -127,13 +127,13 @@ class BoundWebSockets:
         if addresses is None:
             addresses = Addresses(self._loop, destination, _RESOLVE_INTERVAL)
             self._addresses[destination] = addresses
-        if self._context is None and destination.secure:
-            self._context = make_ssl_context(self._tls)
 
         def make() -> WebSocketConnection:
             return WebSocketConnection(engine, settings.close_timeout, self._forget)
 
         try:
+            if self._context is None and destination.secure:
+                self._context = make_ssl_context(self._tls)
             connection = await connect(
                 addresses,
                 make,
