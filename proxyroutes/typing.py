@@ -283,6 +283,16 @@ class Candidate(Protocol):
         """Exchanges and sessions that hold a lease on it."""
         ...
 
+    @property
+    def latency(self) -> float | None:
+        """Seconds that its last successful probe took; None where none did."""
+        ...
+
+    @property
+    def identity(self) -> bytes:
+        """Its origin and base path: the same in every process."""
+        ...
+
 
 class Balancer(Protocol):
     """Balancing for one pool."""

@@ -66,6 +66,7 @@ class DestinationState:
     base_path: bytes
     origin: str
     weight: int
+    identity: bytes
     in_flight: int = 0
     requests: int = 0
     watch: Watch | None = None
@@ -74,6 +75,11 @@ class DestinationState:
     def healthy(self) -> bool | None:
         """The verdict of its check; None where there is none, or no result yet."""
         return None if self.watch is None else self.watch.report.healthy
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds that its last successful probe took."""
+        return None if self.watch is None else self.watch.report.latency
 
     @classmethod
     def of(cls, recipe: Destination) -> DestinationState:
@@ -88,6 +94,7 @@ class DestinationState:
             base_path=recipe.base_path.encode("ascii"),
             origin=recipe.origin,
             weight=recipe.weight,
+            identity=(recipe.origin + recipe.base_path).encode("utf-8"),
         )
 
 
@@ -188,7 +195,7 @@ class PoolState:
             available=available,
             healthy=destination.healthy,
             reason=reason,
-            latency=None if watch is None else watch.report.latency,
+            latency=destination.latency,
             in_flight=destination.in_flight,
             requests=destination.requests,
         )

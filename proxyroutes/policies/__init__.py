@@ -1,5 +1,23 @@
 """PLUG POINT. Balancing policies: frozen, shareable recipes whose ``bind()`` makes the state of one pool."""
 
-from proxyroutes.policies.balancing import PowerOfTwoChoices, RoundRobin
+from proxyroutes.policies.balancing import (
+    FirstAvailable,
+    LeastLatency,
+    LeastRequests,
+    PowerOfTwoChoices,
+    Random,
+    RoundRobin,
+    WeightedRoundRobin,
+)
+from proxyroutes.policies.hashing import ConsistentHash
 
-__all__ = ["PowerOfTwoChoices", "RoundRobin"]
+__all__ = [
+    "ConsistentHash",
+    "FirstAvailable",
+    "LeastLatency",
+    "LeastRequests",
+    "PowerOfTwoChoices",
+    "Random",
+    "RoundRobin",
+    "WeightedRoundRobin",
+]

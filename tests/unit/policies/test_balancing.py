@@ -6,7 +6,16 @@ from collections import Counter
 import pytest
 from attrs import define
 
-from proxyroutes.policies import PowerOfTwoChoices, RoundRobin
+from proxyroutes.policies import (
+    ConsistentHash,
+    FirstAvailable,
+    LeastLatency,
+    LeastRequests,
+    PowerOfTwoChoices,
+    Random,
+    RoundRobin,
+    WeightedRoundRobin,
+)
 from proxyroutes.testing import ManualClock
 from proxyroutes.typing import ForwardedHead
 
@@ -20,6 +29,12 @@ class Candidate:
     name: str
     weight: int = 1
     in_flight: int = 0
+    latency: float | None = None
+
+    @property
+    def identity(self):
+        """The same in every process."""
+        return self.name.encode()
 
 
 class Drawn:
@@ -121,3 +136,154 @@ def test_two_choices_spread_evenly():
 def test_recipes_are_values(recipe):
     """A recipe is frozen and equal to another one."""
     assert recipe() == recipe()
+
+
+def shares(recipe, candidates, count=20_000, head=None):
+    """How often each is picked, as a share."""
+    balancer = bind(recipe)
+    drawn = Counter(balancer.pick(candidates, head or HEAD).name for _ in range(count))
+    return {name: number / count for name, number in drawn.items()}
+
+
+def with_field(name, value):
+    """A head with one field."""
+    return ForwardedHead(b"GET", b"/a?b", [(name, value)], None, None)
+
+
+def test_weighted_round_robin_spreads_a_heavy_one():
+    """Five turns of seven, never all at a stretch."""
+    heavy = [Candidate("a", weight=5), B, C]
+    drawn = picks(bind(WeightedRoundRobin()), heavy, 700)
+
+    assert {"a": 500, "b": 100, "c": 100} == Counter(drawn)
+    assert all(Counter(drawn[place : place + 7])["a"] == 5 for place in range(0, 700, 7))
+    assert "aaaaa" not in drawn[:7]
+
+
+def test_weighted_round_robin_begins_anew_with_other_candidates():
+    """A snapshot that was replaced leaves nothing behind."""
+    balancer = bind(WeightedRoundRobin())
+    picks(balancer, [A, B, C], 3)
+
+    both = [B, C]
+    assert {"b": 5, "c": 5} == Counter(picks(balancer, both, 10))
+
+
+def test_random_follows_weights():
+    """Within four standard deviations of 20,000 draws."""
+    found = shares(Random(), [Candidate("a", weight=3), B])
+
+    assert {"a": pytest.approx(0.75, abs=0.0123), "b": pytest.approx(0.25, abs=0.0123)} == found
+
+
+def test_least_requests_asks_the_idlest():
+    """For its weight; equals equally often."""
+    busy = Candidate("a", weight=1, in_flight=2)
+    heavy = Candidate("b", weight=10, in_flight=10)
+
+    assert {"b": 1.0} == shares(LeastRequests(), [busy, heavy], 100)
+    assert {"a": pytest.approx(0.5, abs=0.015), "b": pytest.approx(0.5, abs=0.015)} == shares(
+        LeastRequests(), [A, B]
+    )
+
+
+def test_of_many_some_are_compared():
+    """So that a choice costs the same in a pool of a thousand."""
+    many = [Candidate(str(number), in_flight=1) for number in range(1000)]
+    found = shares(LeastRequests(), [*many, Candidate("idle")], 5000)
+
+    assert found["idle"] == pytest.approx(1 - (1000 / 1001) ** 32, abs=0.01)
+
+
+def test_least_latency_asks_the_fastest():
+    """Times what is in flight there."""
+    fast = Candidate("fast", latency=0.01)
+    slow = Candidate("slow", latency=0.05)
+    crowded = Candidate("crowded", latency=0.01, in_flight=9)
+
+    assert {"fast": 1.0} == shares(LeastLatency(), [slow, fast], 100)
+    assert {"slow": 1.0} == shares(LeastLatency(), [slow, crowded], 100)
+
+
+def test_what_was_not_measured_counts_as_fast():
+    """Or it would never be asked."""
+    unknown = Candidate("unknown")
+    fast = Candidate("fast", latency=0.01, in_flight=1)
+
+    assert {"unknown": 1.0} == shares(LeastLatency(), [fast, unknown], 100)
+
+
+def test_first_available_keeps_to_the_first():
+    """In declared order."""
+    assert "aaa" == picks(bind(FirstAvailable()), [A, B, C], 3)
+
+
+@pytest.mark.parametrize(
+    ("key", "head"),
+    [
+        ("header:X-User", with_field(b"x-user", b"7")),
+        ("cookie:sid", with_field(b"cookie", b"a=1; sid=7")),
+        ("client", with_field(b"x-forwarded-for", b"10.0.0.7")),
+        ("path", HEAD),
+        (lambda head: "7", HEAD),
+    ],
+)
+def test_one_key_is_one_destination(key, head):
+    """As long as it is there."""
+    candidates = [A, B, C]
+
+    assert 1 == len(shares(ConsistentHash(key), candidates, 100, head))
+
+
+def test_a_request_without_the_key_is_balanced():
+    """By the power of two choices."""
+    assert 2 == len(shares(ConsistentHash("cookie:sid"), [A, B], 100))
+
+
+def test_keys_are_spread_by_weight():
+    """64 points for a weight of 1: shares are within a quarter of what they should be."""
+    candidates = [Candidate("a", weight=2), B, C]
+    balancer = bind(ConsistentHash(lambda head: head.target))
+    drawn = Counter(
+        balancer.pick(candidates, ForwardedHead(b"GET", b"/%d" % n, [], None, None)).name
+        for n in range(20_000)
+    )
+
+    assert drawn["a"] / 20_000 == pytest.approx(0.5, rel=0.25)
+    assert drawn["b"] / 20_000 == pytest.approx(0.25, rel=0.25)
+
+
+def test_only_the_keys_of_one_that_is_gone_move():
+    """That is what it is for."""
+    balancer = bind(ConsistentHash(lambda head: head.target))
+    heads = [ForwardedHead(b"GET", b"/%d" % number, [], None, None) for number in range(500)]
+    before = [balancer.pick((A, B, C), head).name for head in heads]
+    left = (A, C)
+    after = [balancer.pick(left, head).name for head in heads]
+
+    assert all(new == old for old, new in zip(before, after, strict=True) if old != "b")
+    assert {"a", "c"} == {new for old, new in zip(before, after, strict=True) if old == "b"}
+
+
+def test_a_full_one_passes_its_keys_on():
+    """Over the bound the next one on the ring is asked."""
+    head = with_field(b"x-user", b"7")
+    (owner,) = shares(ConsistentHash("header:x-user"), [A, B], 1, head)
+    full = [Candidate(one.name, in_flight=10 if one.name == owner else 0) for one in (A, B)]
+
+    assert owner not in shares(ConsistentHash("header:x-user", load_factor=1.25), full, 10, head)
+
+
+@pytest.mark.parametrize("key", ["", "header", "cookie:", "body", "path:x"])
+def test_a_key_that_is_none_is_refused(key):
+    """Where it is written."""
+    with pytest.raises(ValueError, match="key is"):
+        ConsistentHash(key)
+
+
+def test_other_mistakes_are_refused():
+    """Where they are written."""
+    with pytest.raises(TypeError, match="callable"):
+        ConsistentHash(7)
+    with pytest.raises(ValueError, match="load_factor"):
+        ConsistentHash("path", load_factor=1.0)
