@@ -17,8 +17,10 @@ from benchmarks import load
 from benchmarks.cases import CASES, LARGE, Case
 from benchmarks.report import Run, median, to_markdown
 from benchmarks.servers import LOAD_CORE, Server, free_port, pinned, raise_open_files, running
+from benchmarks.sockets import messages
 from benchmarks.subjects import NGINX, ROOT, SUBJECTS, Place, Subject, nginx_config
 
+_UNITS = {"requests": "requests/s", "messages": "messages/s"}
 _JSON = '{"id":12345,"name":"benchmark","ok":true,"tags":["a","b"]}'
 
 
@@ -63,6 +65,8 @@ def _sample(case: Case, server: Server, wrk: str, seconds: float) -> load.Sample
         return load.download(server.port, case.path, LARGE)
     if case.kind == "upload":
         return load.upload(server.port, case.path, LARGE)
+    if case.kind == "messages":
+        return messages(server.port, case.path, case.connections, case.size, seconds)
     url = f"http://127.0.0.1:{server.port}{case.path}"
     return load.requests(wrk, url, case.connections, seconds)
 
@@ -74,6 +78,8 @@ def _check(case: Case, server: Server) -> str | None:
         try:
             if case.kind == "upload":
                 sample = load.upload(server.port, case.path, 1024 * 1024)
+            elif case.kind == "messages":
+                sample = messages(server.port, case.path, 1, case.size, 0.2)
             else:
                 size = {"/json": len(_JSON), "/64k": 65_536}.get(case.path, LARGE)
                 sample = load.download(server.port, case.path, size)
@@ -88,16 +94,23 @@ def _check(case: Case, server: Server) -> str | None:
 
 
 def _run_case(
-    case: Case, subjects: list[Subject], run: Run, wrk: str, ports: tuple[int, int], folder: Path
+    case: Case,
+    subjects: list[Subject],
+    run: Run,
+    wrk: str,
+    ports: tuple[int, int, int],
+    folder: Path,
 ) -> None:
     run.titles[case.name] = case.title
-    run.units[case.name] = "requests/s" if case.kind == "requests" else "MB/s"
+    run.units[case.name] = _UNITS.get(case.kind, "MB/s")
     rows = run.results[case.name] = {}
     servers: dict[str, Server] = {}
     with contextlib.ExitStack() as stack:
         for subject in subjects:
             upstream = ports[1] if case.kind == "upload" else ports[0]
-            place = Place(free_port(), upstream, ports[1], folder, case.routes, case.destinations)
+            place = Place(
+                free_port(), upstream, ports[1], ports[2], folder, case.routes, case.destinations
+            )
             server = subject.start(place)
             try:
                 stack.enter_context(running([server]))
@@ -146,7 +159,7 @@ def _versions(subjects: list[Subject]) -> dict[str, str]:
             with contextlib.suppress(OSError, subprocess.SubprocessError):
                 command, env = [program, flags[subject.name]], dict(os.environ)
                 if subject.name == "HAProxy":
-                    env |= subject.make(program, Place(0, 0, 0, Path(tempfile.gettempdir())))[1]
+                    env |= subject.make(program, Place(0, 0, 0, 0, Path(tempfile.gettempdir())))[1]
                 done = subprocess.run(
                     command, capture_output=True, text=True, check=False, timeout=20, env=env
                 )
@@ -190,11 +203,14 @@ def main() -> None:
     os.sched_setaffinity(0, pinned(LOAD_CORE))
     with tempfile.TemporaryDirectory(prefix="proxyroutes-bench-") as name:
         folder = Path(name)
-        ports = (free_port(), free_port())
-        sink = [sys.executable, str(ROOT / "benchmarks" / "sink.py"), str(ports[1])]
+        ports = (free_port(), free_port(), free_port())
+        sink = [sys.executable, "-m", "benchmarks.sink", str(ports[1])]
+        echo = [sys.executable, "-m", "benchmarks.sockets", str(ports[2])]
+        env = {"PYTHONPATH": str(ROOT)}
         upstreams = [
             _upstream(folder, ports[0]),
-            Server("sink", sink, ports[1], {}, folder, LOAD_CORE),
+            Server("sink", sink, ports[1], env, folder, LOAD_CORE),
+            Server("echo", echo, ports[2], env, folder, LOAD_CORE),
         ]
         with running(upstreams):
             for case in cases:

@@ -13,6 +13,7 @@ from typing import Any
 BODY = b'{"id":12345,"name":"benchmark","ok":true,"tags":["a","b"]}'
 _UPSTREAM = os.environ.get("BENCH_UPSTREAM", "http://127.0.0.1:9000")
 _ROUTES = int(os.environ.get("BENCH_ROUTES", "1"))
+_ECHO = os.environ.get("BENCH_ECHO", "http://127.0.0.1:9001")
 _DESTINATIONS = int(os.environ.get("BENCH_DESTINATIONS", "1"))
 
 
@@ -34,6 +35,9 @@ def _proxy(**pool_options: Any) -> Any:
 
     @proxy.route("/<path>", upstream=pool)
     async def everything() -> None: ...
+
+    @proxy.websocket("/ws", upstream=_ECHO)
+    async def messages() -> None: ...
 
     return proxy
 
@@ -115,8 +119,12 @@ async def _raw(scope: Any, receive: Any, send: Any) -> None:
 
 def _reverse_proxy() -> Any:
     """``fastapi-reverse-proxy`` as its documentation shows it."""
-    from fastapi import FastAPI, Request
-    from fastapi_reverse_proxy import Proxy, proxy_pass  # type: ignore[import-not-found]
+    from fastapi import FastAPI, Request, WebSocket
+    from fastapi_reverse_proxy import (  # type: ignore[import-not-found]
+        Proxy,
+        proxy_pass,
+        proxy_pass_websocket,
+    )
 
     async def lifespan(app: FastAPI) -> Any:
         async with Proxy(app):
@@ -129,6 +137,10 @@ def _reverse_proxy() -> Any:
     @app.api_route("/{path:path}", methods=["GET", "POST"])
     async def everything(request: Request, path: str) -> Any:
         return await proxy_pass(request, _UPSTREAM, path=f"/{path}")
+
+    @app.websocket("/ws")
+    async def messages(websocket: WebSocket) -> None:
+        await proxy_pass_websocket(websocket, _ECHO)
 
     return app
 

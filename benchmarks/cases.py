@@ -20,12 +20,12 @@ class Case:
         title: The table's title.
         groups: Which groups of subjects take part.
         only: Names of those who do, where it is not all of the groups.
-        kind: ``requests``, ``download`` or ``upload``.
+        kind: ``requests``, ``download``, ``upload`` or ``messages``.
         path: What is asked for.
         connections: Connections at a time.
         routes: Routes of the proxy.
         destinations: Destinations of the pool.
-        rounds: Share of the rounds that are asked for.
+        size: Bytes of a message.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Case:
     connections: int = 64
     routes: int = 1
     destinations: int = 1
+    size: int = 0
 
     def takes(self, name: str, group: str) -> bool:
         """Whether a subject takes part."""
@@ -45,6 +46,7 @@ class Case:
 
 _LANES = frozenset({"proxyroutes app", "proxyroutes middleware", "proxyroutes router"})
 _APP = frozenset({"proxyroutes app"})
+_SESSIONS = frozenset({"proxyroutes app", "proxyroutes router", "fastapi-reverse-proxy", "nginx"})
 
 
 CASES = (
@@ -58,4 +60,21 @@ CASES = (
     Case(name="routes-1000", title="1,000 routes", only=_LANES, routes=1000),
     Case(name="destinations-100", title="100 destinations", only=_APP, destinations=100),
     Case(name="destinations-1000", title="1,000 destinations", only=_APP, destinations=1000),
+    Case(
+        name="messages-128",
+        title="WebSocket messages of 128 bytes, 64 connections",
+        only=_SESSIONS,
+        kind="messages",
+        path="/ws",
+        size=128,
+    ),
+    Case(
+        name="messages-64k",
+        title="WebSocket messages of 64 KiB, 16 connections",
+        only=_SESSIONS,
+        kind="messages",
+        path="/ws",
+        connections=16,
+        size=65_536,
+    ),
 )

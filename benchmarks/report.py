@@ -54,6 +54,8 @@ FLOORS = (
     Floor("download, app / nginx unbuffered", ("download", APP), ("download", "nginx"), 1.0),
     Floor("download, app / fastapi-reverse-proxy", ("download", APP), ("download", PEER), 1.5),
     Floor("upload, app / fastapi-reverse-proxy", ("upload", APP), ("upload", PEER), 1.3),
+    Floor("messages, 128 bytes", ("messages-128", ROUTER), ("messages-128", PEER), 1.0),
+    Floor("messages, 64 KiB", ("messages-64k", ROUTER), ("messages-64k", PEER), 1.3),
 )
 
 

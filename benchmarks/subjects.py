@@ -28,6 +28,7 @@ class Place:
     port: int
     upstream: int
     sink: int
+    echo: int
     folder: Path
     routes: int = 1
     destinations: int = 1
@@ -70,11 +71,12 @@ def _uvicorn(attribute: str) -> Callable[[str, Place], Command]:
         command = [
             *(python, "-m", "uvicorn", f"benchmarks.apps:{attribute}", "--port", str(place.port)),
             *("--loop", "uvloop", "--http", "httptools", "--no-access-log"),
-            *("--log-level", "warning", "--backlog", "4096"),
+            *("--log-level", "warning", "--backlog", "4096", "--ws", "websockets-sansio"),
         ]
         env = {
             "PYTHONPATH": str(ROOT),
             "BENCH_UPSTREAM": f"http://127.0.0.1:{place.upstream}",
+            "BENCH_ECHO": f"http://127.0.0.1:{place.echo}",
             "BENCH_ROUTES": str(place.routes),
             "BENCH_DESTINATIONS": str(place.destinations),
         }
@@ -138,6 +140,10 @@ def _nginx(program: str, place: Place) -> Command:
     listen 127.0.0.1:{place.port} backlog=4096;
     proxy_http_version 1.1; proxy_set_header Connection "";
     location / {{ proxy_pass http://files; }}
+    location /ws {{
+      proxy_pass http://127.0.0.1:{place.echo};
+      proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade";
+    }}
     location /large {{ proxy_pass http://files; proxy_buffering off; }}
     location /upload {{ proxy_pass http://sink; proxy_request_buffering off; }}
   }}"""

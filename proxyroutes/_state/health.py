@@ -177,6 +177,10 @@ class Prober:
         if not watch.watchers and self._watches.get(watch.key) is watch:
             del self._watches[watch.key]
 
+    def probe_now(self, watch: Watch) -> None:
+        """Do not wait for its turn."""
+        self._schedule(watch, 0.0)
+
     def set_interval(self, interval: float) -> None:
         """Take another interval, and probe everything at once."""
         self.interval = interval

@@ -401,6 +401,9 @@ class UpstreamPool:
             return
         if state is not None:
             state.watch_all(self._health)
+            for destination in state.destinations:
+                if destination.watch is not None:
+                    state.monitor.prober.probe_now(destination.watch)
 
     def status(self) -> tuple[DestinationStatus, ...]:
         """Every destination on the running loop: health, why, what is in flight.

@@ -6,6 +6,7 @@ from attrs import evolve
 from benchmarks.cases import CASES
 from benchmarks.load import Sample, parse_wrk
 from benchmarks.report import APP, FLOORS, Run, median, ratio, to_markdown
+from benchmarks.sockets import frame
 from benchmarks.subjects import SUBJECTS, Place
 
 WRK = """Running 2s test @ http://127.0.0.1:9000/json
@@ -84,15 +85,26 @@ def test_a_subject_that_is_absent_is_not_started(subject, tmp_path):
     absent = evolve(subject, find=lambda: None)
 
     with pytest.raises(RuntimeError, match="is absent"):
-        absent.start(Place(1, 2, 3, tmp_path))
+        absent.start(Place(1, 2, 3, 4, tmp_path))
 
 
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
 def test_a_subject_has_one_worker_and_its_port(subject, tmp_path):
     """One core each."""
-    command, env = subject.make("program", Place(45_678, 2, 3, tmp_path))
+    command, env = subject.make("program", Place(45_678, 2, 3, 4, tmp_path))
     files = " ".join([path.read_text() for path in sorted(tmp_path.iterdir())])
 
     assert "45678" in " ".join(command) + files
     if subject.name in {"Caddy", "Traefik"}:
         assert "1" == env["GOMAXPROCS"]
+
+
+@pytest.mark.parametrize("size", [5, 128, 65_536])
+def test_a_frame_has_its_length(size):
+    """Head, mask and content (RFC 6455 §5.2)."""
+    head = 2 if size < 126 else 4 if size < 65_536 else 10
+
+    assert (head + size, head + 4 + size) == (
+        len(frame(size, masked=False)),
+        len(frame(size, masked=True)),
+    )

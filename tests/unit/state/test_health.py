@@ -255,6 +255,17 @@ async def test_another_check_holds_at_once(monitor, transport, clock):
         assert [A, B] == available(pool)
 
 
+async def test_the_same_check_again_probes_at_once(monitor, transport, clock):
+    """Whoever sets it wants to know."""
+    pool = make(monitor, transport, A)
+    async with running(monitor, pool):
+        pool.set_health(pool.health)
+        await clock.advance(0.0)
+        assert 2 == len(transport.asked)
+        await clock.advance(8.9)
+        assert 2 == len(transport.asked)
+
+
 async def test_another_interval_holds_at_once(monitor, transport, clock):
     """Everything is probed at once, and then at that pace."""
     pool = make(monitor, transport, A)
