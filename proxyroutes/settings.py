@@ -55,7 +55,8 @@ def _to_mapping(
     return tuple(value.items()) if isinstance(value, Mapping) else tuple(value)
 
 
-def _to_statuses(value: Iterable[int]) -> frozenset[int]:
+def to_statuses(value: Iterable[int]) -> frozenset[int]:
+    """Store an iterable of statuses as a set, and refuse a lone one."""
     if isinstance(value, int | str):
         raise TypeError(f"a list of statuses is meant, not one value: write [{value!r}]")
     return frozenset(value)
@@ -167,7 +168,7 @@ class HealthCheck:
     method: str = "HEAD"
     interval: float | None = None
     timeout: float = 2.0
-    expect: frozenset[int] = field(default=range(200, 400), converter=_to_statuses)
+    expect: frozenset[int] = field(default=range(200, 400), converter=to_statuses)
     rise: int = 2
     fall: int = 3
     unhealthy_interval: float | None = None

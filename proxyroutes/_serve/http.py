@@ -20,6 +20,7 @@ from proxyroutes._state.pools import DestinationState, PoolState
 from proxyroutes.exceptions import (
     GatewayError,
     RelayInterruptedError,
+    Side,
     Stage,
     UpstreamConnectError,
     UpstreamTimeoutError,
@@ -176,8 +177,9 @@ async def attempts(
             exchange.enter()
             upstream = await state.transport.send(head, body, destination, timeouts, attempt)
         except BaseException as error:
-            lease.release()
             failure = _reason(exchange, error)
+            lease.failed = isinstance(failure, GatewayError) and failure.side is Side.UPSTREAM
+            lease.release()
             if failure is None:
                 raise
             if isinstance(failure, GatewayError):
@@ -189,6 +191,7 @@ async def attempts(
             continue
         exchange.leave()
         exchange.connected = attempt.connected_at
+        lease.status = upstream.status
         return Answer(exchange, upstream, lease)
 
 

@@ -14,7 +14,7 @@ from proxyroutes._serve.location import map_location
 from proxyroutes._serve.match import Found
 from proxyroutes._serve.plan import Plan
 from proxyroutes._state.pools import Lease
-from proxyroutes.exceptions import GatewayError, RelayInterruptedError, UpstreamProtocolError
+from proxyroutes.exceptions import GatewayError, RelayInterruptedError, Side, UpstreamProtocolError
 from proxyroutes.typing import Fields, Receive, Send, UpstreamResponse
 
 __all__ = ["Answer", "server_fields"]
@@ -68,6 +68,8 @@ class Answer:
             try:
                 self._check()
             except GatewayError:
+                if self._lease is not None:
+                    self._lease.failed = True
                 self.close()
                 raise
         exchange = self.exchange
@@ -150,6 +152,8 @@ class Answer:
     def _break(
         self, reason: GatewayError | ClientLeft, cause: BaseException, *, started: bool
     ) -> None:
+        if self._lease is not None and isinstance(reason, GatewayError):
+            self._lease.failed = reason.side is Side.UPSTREAM
         if isinstance(reason, ClientLeft) or not started:
             raise reason from (reason.__cause__ if isinstance(reason, GatewayError) else None)
         interrupted = RelayInterruptedError(

@@ -69,6 +69,10 @@ class Watcher(Protocol):
         """A verdict has changed."""
         ...
 
+    def probed(self, watch: Watch) -> None:
+        """A probe has passed."""
+        ...
+
 
 def watch_key(endpoint: Endpoint, check: HealthCheck, transport: object, tls: object) -> Hashable:
     """What two watches must have in common to share a verdict."""
@@ -227,6 +231,9 @@ class Prober:
             )
             for watcher in tuple(watch.watchers):
                 watcher.refresh()
+        if passed:
+            for watcher in tuple(watch.watchers):
+                watcher.probed(watch)
         check = watch.check
         interval = check.interval or self.interval
         if watch.report.healthy is False and check.unhealthy_interval is not None:

@@ -19,6 +19,7 @@ from proxyroutes._state.monitor import HealthMonitor, MonitorState
 from proxyroutes._state.sweeper import Sweeper
 from proxyroutes.exceptions import NoDestinationError
 from proxyroutes.policies.balancing import PowerOfTwoChoices
+from proxyroutes.policies.outliers import Outlier, OutlierDetection
 from proxyroutes.settings import TLS, Destination, HealthCheck, Timeouts, to_health_check
 from proxyroutes.transports.http1 import Http1Transport
 from proxyroutes.transports.websocket import BoundWebSockets
@@ -28,6 +29,7 @@ __all__ = ["DestinationState", "DestinationStatus", "Lease", "PoolState", "Upstr
 
 _logger = logging.getLogger("proxyroutes.lifespan")
 _health_logger = logging.getLogger("proxyroutes.health")
+_OUTLIERS = OutlierDetection()
 
 
 @frozen(kw_only=True)
@@ -42,6 +44,7 @@ class DestinationStatus:
         latency: Seconds that its last successful probe took, or None.
         in_flight: Exchanges and sessions that hold a lease on it.
         requests: Leases that were given.
+        ejections: How often it was ejected by outlier detection.
     """
 
     url: str
@@ -51,6 +54,7 @@ class DestinationStatus:
     latency: float | None
     in_flight: int
     requests: int
+    ejections: int = 0
 
 
 @define(eq=False)
@@ -70,6 +74,12 @@ class DestinationState:
     in_flight: int = 0
     requests: int = 0
     watch: Watch | None = None
+    outlier: Outlier | None = None
+
+    @property
+    def ejected(self) -> bool:
+        """Whether outlier detection has taken it out for a while."""
+        return self.outlier is not None and self.outlier.until is not None
 
     @property
     def healthy(self) -> bool | None:
@@ -99,21 +109,36 @@ class DestinationState:
 
 
 class Lease:
-    """The right to use a destination for one exchange or session. Released once, whatever happens."""
+    """The right to use a destination for one exchange or session. Released once, whatever happens.
 
-    __slots__ = ("_pool", "destination")
+    Attributes:
+        destination: What it is for.
+        status: The status that the destination answered with, 0 before. Entered into its record at the release.
+        failed: Whether the destination is to blame for how it ended.
+    """
+
+    __slots__ = ("_pool", "destination", "failed", "status")
 
     def __init__(self, pool: PoolState, destination: DestinationState) -> None:
         self._pool: PoolState | None = pool
         self.destination = destination
+        self.status = 0
+        self.failed = False
 
     def release(self) -> None:
         """Give it back; a second call does nothing."""
         pool = self._pool
         if pool is not None:
             self._pool = None
-            self.destination.in_flight -= 1
+            destination = self.destination
+            destination.in_flight -= 1
             pool.in_flight -= 1
+            outlier = destination.outlier
+            # Neither a status nor a failure: the client has left, which counts against nobody.
+            if outlier is not None and (self.failed or self.status):
+                bad = outlier.failed() if self.failed else outlier.answered(self.status)
+                if bad:
+                    pool.eject(destination)
 
 
 @define(eq=False)
@@ -136,14 +161,20 @@ class PoolState:
     checked_as: tuple[Transport, TLS | None]
     health: HealthCheck | None
     panic: bool
+    outliers: OutlierDetection | None
     available: tuple[DestinationState, ...] = field(init=False)
     sweeper: Sweeper = field(init=False)
     in_flight: int = 0
     _panics: bool = False
+    _ejected: set[DestinationState] = field(factory=set)
 
     def __attrs_post_init__(self) -> None:
         self.available = self.destinations
         self.sweeper = self.monitor.sweeper
+        # The last destination is never ejected: one that is alone needs no bookkeeping.
+        if self.outliers is not None and len(self.destinations) > 1:
+            for destination in self.destinations:
+                destination.outlier = self.outliers.bind(clock=self.monitor.clock)
         self.watch_all(self.health)
 
     def watch_all(self, health: HealthCheck | None) -> None:
@@ -161,8 +192,10 @@ class PoolState:
         self.refresh()
 
     def refresh(self) -> None:
-        """Make the snapshot anew: the healthy ones of the first level that has some."""
+        """Make the snapshot anew: those of the first level that has some that are healthy and not ejected."""
         healthy = [one for one in self.destinations if one.healthy is not False]
+        if self._ejected:
+            healthy = [one for one in healthy if one not in self._ejected]
         if not healthy and self.panic:
             if not self._panics:
                 _health_logger.error("nothing is healthy, all are used: pool=%s", self.name)
@@ -172,6 +205,61 @@ class PoolState:
         self._panics = False
         level = min([one.recipe.priority for one in healthy], default=0)
         self.available = tuple([one for one in healthy if one.recipe.priority == level])
+
+    def eject(self, destination: DestinationState) -> None:
+        """Take an outlier out for a while, unless too many are out already or it is the last one."""
+        outlier, recipe = destination.outlier, self.outliers
+        if outlier is None or recipe is None or destination in self._ejected:
+            return
+        most = max(1, int(recipe.max_ejected * len(self.destinations)))
+        left = [
+            one
+            for one in self.destinations
+            if one is not destination and one.healthy is not False and one not in self._ejected
+        ]
+        if len(self._ejected) >= most or not left:
+            return
+        seconds = outlier.eject()
+        self._ejected.add(destination)
+        _health_logger.warning(
+            "ejected: pool=%s destination=%s seconds=%g reason=%s",
+            self.name,
+            destination.origin,
+            seconds,
+            outlier.reason,
+        )
+        self.refresh()
+        self.sweeper.spawn(
+            self._take_back_later(destination, outlier.ejections, seconds), "outlier"
+        )
+
+    async def _take_back_later(
+        self, destination: DestinationState, ejection: int, seconds: float
+    ) -> None:
+        await self.monitor.clock.sleep(seconds)
+        # One that a check has brought back, and that was ejected anew, waits for its own end.
+        if destination.outlier is not None and destination.outlier.ejections == ejection:
+            self._take_back(destination, "its time is over")
+
+    def _take_back(self, destination: DestinationState, reason: str) -> None:
+        if destination.outlier is None or destination not in self._ejected:
+            return
+        destination.outlier.take_back()
+        self._ejected.discard(destination)
+        _health_logger.warning(
+            "no longer ejected: pool=%s destination=%s reason=%s",
+            self.name,
+            destination.origin,
+            reason,
+        )
+        self.refresh()
+
+    def probed(self, watch: Watch) -> None:
+        """A probe has passed: an active pass ends an ejection."""
+        if self._ejected and watch.report.healthy:
+            for destination in tuple(self._ejected):
+                if destination.watch is watch:
+                    self._take_back(destination, "a health check has passed")
 
     async def first_round(self) -> None:
         """Wait until each destination that is probed has its first result."""
@@ -186,7 +274,10 @@ class PoolState:
     def _status_of(self, destination: DestinationState) -> DestinationStatus:
         watch = destination.watch
         available = destination in self.available
-        if not available and destination.healthy is not False:
+        outlier = destination.outlier
+        if outlier is not None and destination.ejected:
+            reason = f"ejected: {outlier.reason}"
+        elif not available and destination.healthy is not False:
             reason = "a lower-numbered priority has healthy destinations"
         else:
             reason = "not probed" if watch is None else watch.report.reason
@@ -198,6 +289,7 @@ class PoolState:
             latency=destination.latency,
             in_flight=destination.in_flight,
             requests=destination.requests,
+            ejections=0 if outlier is None else outlier.ejections,
         )
 
     def lease(self, head: ForwardedHead, tried: Sequence[DestinationState] = ()) -> Lease:
@@ -268,7 +360,7 @@ class UpstreamPool:
         balancing: Which destination is asked.
         health: Active check of every destination that has none of its own, ``"/path"`` for short. The first round runs
             before the app serves; a pool that is started by its first use does not wait for it.
-        outliers: Passive health. Not in this release.
+        outliers: Passive health, on by default: destinations that fail are ejected for a while. None turns it off.
         breaker: Circuit breaker. Not in this release.
         affinity: Affinity. Not in this release.
         retry: Retry policy. Not in this release; a connect failure always moves on to the next destination.
@@ -292,7 +384,7 @@ class UpstreamPool:
         monitor: HealthMonitor | None = None,
         balancing: Balancing | None = None,
         health: HealthCheck | str | None = None,
-        outliers: Any = None,
+        outliers: OutlierDetection | None = _OUTLIERS,
         breaker: Any = None,
         affinity: Any = None,
         retry: Any = None,
@@ -316,7 +408,6 @@ class UpstreamPool:
                 )
             seen.add(place)
         given = {
-            "outliers": outliers,
             "breaker": breaker,
             "affinity": affinity,
             "retry": retry,
@@ -329,6 +420,7 @@ class UpstreamPool:
         self.monitor = monitor
         self.balancing: Balancing = balancing or PowerOfTwoChoices()
         self._health = to_health_check(health)
+        self.outliers = outliers
         self.panic = panic
         self.timeouts = timeouts
         self.transport: Transport = transport or Http1Transport()
@@ -379,6 +471,7 @@ class UpstreamPool:
             checked_as=(self.transport, self.tls),
             health=self._health,
             panic=self.panic,
+            outliers=self.outliers,
         )
 
     # Health.

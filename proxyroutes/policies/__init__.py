@@ -10,12 +10,14 @@ from proxyroutes.policies.balancing import (
     WeightedRoundRobin,
 )
 from proxyroutes.policies.hashing import ConsistentHash
+from proxyroutes.policies.outliers import OutlierDetection
 
 __all__ = [
     "ConsistentHash",
     "FirstAvailable",
     "LeastLatency",
     "LeastRequests",
+    "OutlierDetection",
     "PowerOfTwoChoices",
     "Random",
     "RoundRobin",
