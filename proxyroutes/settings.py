@@ -197,7 +197,7 @@ class Destination:
             ``http+unix://%2Frun%2Fapp.sock[/base]``. No user, query or fragment.
         weight: Share relative to the other destinations of its pool.
         priority: Level; a level is used while every lower-numbered one has nothing available.
-        max_requests: Attempts and sessions in one interval of the monitor. None is no limit.
+        max_requests: Attempts and sessions in one interval of the monitor, with a check or without. None is no limit.
         max_in_flight: Exchanges and sessions at once. None is no limit.
         health: A check of its own, instead of the pool's. ``"/path"`` is short for ``HealthCheck("/path")``.
 

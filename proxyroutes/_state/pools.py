@@ -10,102 +10,27 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
-from attrs import define, field, frozen
+from attrs import define, field
 from typing_extensions import override
 
+from proxyroutes._state.destinations import DestinationState, DestinationStatus
 from proxyroutes._state.health import Watch, watch_key
 from proxyroutes._state.loops import LoopStates
 from proxyroutes._state.monitor import HealthMonitor, MonitorState
 from proxyroutes._state.sweeper import Sweeper
 from proxyroutes.exceptions import NoDestinationError
 from proxyroutes.policies.balancing import PowerOfTwoChoices
-from proxyroutes.policies.outliers import Outlier, OutlierDetection
+from proxyroutes.policies.outliers import OutlierDetection
 from proxyroutes.settings import TLS, Destination, HealthCheck, Timeouts, to_health_check
 from proxyroutes.transports.http1 import Http1Transport
 from proxyroutes.transports.websocket import BoundWebSockets
 from proxyroutes.typing import Balancer, Balancing, BoundTransport, ForwardedHead, Transport
 
-__all__ = ["DestinationState", "DestinationStatus", "Lease", "PoolState", "UpstreamPool"]
+__all__ = ["DestinationState", "Lease", "PoolState", "UpstreamPool"]
 
 _logger = logging.getLogger("proxyroutes.lifespan")
 _health_logger = logging.getLogger("proxyroutes.health")
 _OUTLIERS = OutlierDetection()
-
-
-@frozen(kw_only=True)
-class DestinationStatus:
-    """One destination of a pool as it is now.
-
-    Attributes:
-        url: As it was declared.
-        available: Whether a request may be sent to it.
-        healthy: The verdict of its check; None where there is none, or no result yet.
-        reason: Why.
-        latency: Seconds that its last successful probe took, or None.
-        in_flight: Exchanges and sessions that hold a lease on it.
-        requests: Leases that were given.
-        ejections: How often it was ejected by outlier detection.
-    """
-
-    url: str
-    available: bool
-    healthy: bool | None
-    reason: str
-    latency: float | None
-    in_flight: int
-    requests: int
-    ejections: int = 0
-
-
-@define(eq=False)
-class DestinationState:
-    """One destination of one pool on one loop. It is the transport's endpoint and the balancer's candidate."""
-
-    recipe: Destination
-    secure: bool
-    host: str
-    port: int
-    socket_path: str | None
-    authority: bytes
-    base_path: bytes
-    origin: str
-    weight: int
-    identity: bytes
-    in_flight: int = 0
-    requests: int = 0
-    watch: Watch | None = None
-    outlier: Outlier | None = None
-
-    @property
-    def ejected(self) -> bool:
-        """Whether outlier detection has taken it out for a while."""
-        return self.outlier is not None and self.outlier.until is not None
-
-    @property
-    def healthy(self) -> bool | None:
-        """The verdict of its check; None where there is none, or no result yet."""
-        return None if self.watch is None else self.watch.report.healthy
-
-    @property
-    def latency(self) -> float | None:
-        """Seconds that its last successful probe took."""
-        return None if self.watch is None else self.watch.report.latency
-
-    @classmethod
-    def of(cls, recipe: Destination) -> DestinationState:
-        """Encode beforehand whatever can be."""
-        return cls(
-            recipe=recipe,
-            secure=recipe.scheme == "https",
-            host=recipe.host,
-            port=recipe.port,
-            socket_path=recipe.socket_path,
-            authority=recipe.authority.encode("ascii"),
-            base_path=recipe.base_path.encode("ascii"),
-            origin=recipe.origin,
-            weight=recipe.weight,
-            identity=(recipe.origin + recipe.base_path).encode("utf-8"),
-        )
 
 
 class Lease:
@@ -131,8 +56,11 @@ class Lease:
         if pool is not None:
             self._pool = None
             destination = self.destination
+            was_full = destination.limited and destination.full
             destination.in_flight -= 1
             pool.in_flight -= 1
+            if was_full and not destination.full:
+                pool.refresh()
             outlier = destination.outlier
             # Neither a status nor a failure: the client has left, which counts against nobody.
             if outlier is not None and (self.failed or self.status):
@@ -167,6 +95,8 @@ class PoolState:
     in_flight: int = 0
     _panics: bool = False
     _ejected: set[DestinationState] = field(factory=set)
+    _interval_ends: float = field(init=False, default=0.0)
+    _interval_waiter: asyncio.Task[None] | None = None
 
     def __attrs_post_init__(self) -> None:
         self.available = self.destinations
@@ -175,6 +105,7 @@ class PoolState:
         if self.outliers is not None and len(self.destinations) > 1:
             for destination in self.destinations:
                 destination.outlier = self.outliers.bind(clock=self.monitor.clock)
+        self._interval_ends = self.monitor.clock.monotonic() + self.monitor.prober.interval
         self.watch_all(self.health)
 
     def watch_all(self, health: HealthCheck | None) -> None:
@@ -192,7 +123,7 @@ class PoolState:
         self.refresh()
 
     def refresh(self) -> None:
-        """Make the snapshot anew: those of the first level that has some that are healthy and not ejected."""
+        """Make the snapshot anew: those of the first level that has some healthy, not ejected and with room."""
         healthy = [one for one in self.destinations if one.healthy is not False]
         if self._ejected:
             healthy = [one for one in healthy if one not in self._ejected]
@@ -200,11 +131,42 @@ class PoolState:
             if not self._panics:
                 _health_logger.error("nothing is healthy, all are used: pool=%s", self.name)
             self._panics = True
-            self.available = self.destinations
+            self.available = tuple([one for one in self.destinations if not one.full])
             return
         self._panics = False
-        level = min([one.recipe.priority for one in healthy], default=0)
-        self.available = tuple([one for one in healthy if one.recipe.priority == level])
+        free = [one for one in healthy if not one.full]
+        level = min([one.recipe.priority for one in free], default=0)
+        self.available = tuple([one for one in free if one.recipe.priority == level])
+
+    def _admit(self, destination: DestinationState) -> None:
+        """Count a lease against the destination's limits; one that is full leaves the snapshot."""
+        recipe = destination.recipe
+        if recipe.max_requests is not None:
+            self._end_interval()
+            if self._interval_waiter is None:
+                self._interval_waiter = self.sweeper.spawn(self._wait_for_interval(), "interval")
+        destination.requests += 1
+        if destination.full:
+            self.refresh()
+
+    def _end_interval(self) -> None:
+        """Count anew if the interval is over. Intervals follow one another without a gap, whatever is asked when."""
+        now = self.monitor.clock.monotonic()
+        if now < self._interval_ends:
+            return
+        interval = self.monitor.prober.interval
+        self._interval_ends += interval * ((now - self._interval_ends) // interval + 1)
+        for destination in self.destinations:
+            destination.begin_interval()
+        self.refresh()
+
+    async def _wait_for_interval(self) -> None:
+        """One that has reached its limit is not asked: nobody else would see that the interval is over."""
+        clock = self.monitor.clock
+        while (left := self._interval_ends - clock.monotonic()) > 0:
+            await clock.sleep(left)
+        self._interval_waiter = None
+        self._end_interval()
 
     def eject(self, destination: DestinationState) -> None:
         """Take an outlier out for a while, unless too many are out already or it is the last one."""
@@ -277,6 +239,8 @@ class PoolState:
         outlier = destination.outlier
         if outlier is not None and destination.ejected:
             reason = f"ejected: {outlier.reason}"
+        elif destination.full:
+            reason = destination.full
         elif not available and destination.healthy is not False:
             reason = "a lower-numbered priority has healthy destinations"
         else:
@@ -312,8 +276,11 @@ class PoolState:
         else:
             raise NoDestinationError(f"nothing available in pool {self.name!r}", retry_after=1.0)
         chosen.in_flight += 1
-        chosen.requests += 1
         self.in_flight += 1
+        if chosen.limited:
+            self._admit(chosen)
+        else:
+            chosen.requests += 1
         return Lease(self, chosen)
 
     def _pick_another(
