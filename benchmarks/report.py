@@ -206,7 +206,7 @@ def _memory_table(run: Run) -> list[str]:
         _row(["", "MiB"]),
         _row(["---", "---:"]),
     ]
-    by_size: Callable[[tuple[str, int]], int] = lambda item: item[1]  # noqa: E731
+    by_size: Callable[[tuple[str, int]], int] = lambda item: item[1]  # noqa: E731 - mypy cannot infer a lambda's type in place.
     lines += [
         _row([name, f"{peak / 1024 / 1024:.0f}"])
         for name, peak in sorted(run.peaks.items(), key=by_size)

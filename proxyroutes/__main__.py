@@ -108,8 +108,8 @@ def _print_table(table: Table) -> None:
         print(table.to_text())
         return
     import rich.console  # noqa: PLC0415 - an extra
-    import rich.table  # noqa: PLC0415
-    import rich.text  # noqa: PLC0415
+    import rich.table  # noqa: PLC0415 - an extra
+    import rich.text  # noqa: PLC0415 - an extra
 
     shown = rich.table.Table(header_style="bold")
     for name in table.header:

@@ -126,7 +126,7 @@ class GatewayMiddleware:
             table = self._table = _Table(
                 app,
                 len(app.router.routes),
-                tuple([(router, router._routes_version) for router in routers] if known else ()),  # noqa: SLF001
+                tuple([(router, router._routes_version) for router in routers] if known else ()),  # noqa: SLF001 - FastAPI counts changes nowhere else.
                 self._make(app) if known else (),
             )
         return table.places

@@ -160,7 +160,7 @@ class ProxyRoute(APIRoute):
                 call = Call(plan, found, scope, received, request.receive)
                 scope[CALL] = call
                 # Dependencies read too, those of an inclusion as well, of which this route knows nothing.
-                request = Request(scope, stub_receive(call), getattr(request, "_send"))  # noqa: B009
+                request = Request(scope, stub_receive(call), getattr(request, "_send"))  # noqa: B009 - private to Starlette.
             except GatewayError as error:
                 return _answer(scope, plan, error, None)
             return await _run(inner, request, call)

@@ -60,7 +60,7 @@ def _channels(websocket: WebSocket) -> tuple[Any, Any, bool]:
     if websocket.application_state is not WebSocketState.CONNECTING:
         raise StubError("the WebSocket was accepted or closed before the upstream could answer")
     connected = websocket.client_state is not WebSocketState.CONNECTING
-    receive, send = getattr(websocket, "_receive"), getattr(websocket, "_send")  # noqa: B009
+    receive, send = getattr(websocket, "_receive"), getattr(websocket, "_send")  # noqa: B009 - private to Starlette.
     return receive, send, connected
 
 

@@ -5,7 +5,7 @@ Whether it may be asked is the pool's to decide.
 
 from __future__ import annotations
 
-from attrs import define, field, frozen
+from attrs import define, frozen
 
 from proxyroutes._state.health import Watch
 from proxyroutes.policies.outliers import Outlier
@@ -53,18 +53,13 @@ class DestinationState:
     origin: str
     weight: int
     identity: bytes
+    limited: bool
     in_flight: int = 0
     requests: int = 0
     watch: Watch | None = None
     outlier: Outlier | None = None
-    limited: bool = field(init=False)
     _admitted_before: int = 0
     """Leases that were given before the running interval."""
-
-    def __attrs_post_init__(self) -> None:
-        self.limited = (
-            self.recipe.max_in_flight is not None or self.recipe.max_requests is not None
-        )
 
     @property
     def full(self) -> str | None:
@@ -110,4 +105,5 @@ class DestinationState:
             origin=recipe.origin,
             weight=recipe.weight,
             identity=(recipe.origin + recipe.base_path).encode("utf-8"),
+            limited=recipe.max_in_flight is not None or recipe.max_requests is not None,
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any, cast
 
 from attrs import define, field
@@ -97,6 +97,7 @@ class PoolState:
     _ejected: set[DestinationState] = field(factory=set)
     _interval_ends: float = field(init=False, default=0.0)
     _interval_waiter: asyncio.Task[None] | None = None
+    _tasks: set[asyncio.Task[None]] = field(factory=set)
 
     def __attrs_post_init__(self) -> None:
         self.available = self.destinations
@@ -144,7 +145,7 @@ class PoolState:
         if recipe.max_requests is not None:
             self._end_interval()
             if self._interval_waiter is None:
-                self._interval_waiter = self.sweeper.spawn(self._wait_for_interval(), "interval")
+                self._interval_waiter = self._spawn(self._wait_for_interval(), "interval")
         destination.requests += 1
         if destination.full:
             self.refresh()
@@ -191,9 +192,14 @@ class PoolState:
             outlier.reason,
         )
         self.refresh()
-        self.sweeper.spawn(
-            self._take_back_later(destination, outlier.ejections, seconds), "outlier"
-        )
+        self._spawn(self._take_back_later(destination, outlier.ejections, seconds), "outlier")
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
+        """Start a task that ends with this pool: the monitor, which runs it, may outlive the pool."""
+        task = self.sweeper.spawn(coroutine, f"proxyroutes-{what}-{self.name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _take_back_later(
         self, destination: DestinationState, ejection: int, seconds: float
@@ -298,7 +304,10 @@ class PoolState:
         return left[0]
 
     async def aclose(self) -> None:
-        """End the probes and close every connection; sessions are told before."""
+        """End the probes and the pool's tasks, and close every connection; sessions are told before."""
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for destination in self.destinations:
             watch, destination.watch = destination.watch, None
             if watch is not None:

@@ -119,7 +119,7 @@ async def connect(
     found = await addresses.find()
     if len(found) == 1:
         return await one(found[0])
-    return await _race(loop, [lambda address=address: one(address) for address in found])  # type: ignore[misc]
+    return await _race(loop, [lambda address=address: one(address) for address in found])  # type: ignore[misc]  # mypy cannot infer a lambda with a default.
 
 
 async def _race(

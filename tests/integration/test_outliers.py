@@ -120,3 +120,39 @@ async def test_clients_that_leave_eject_nobody():
                 client.writer.transport.abort()
             await eventually(lambda: not any(one.in_flight for one in pool.status()))
             assert [(True, 0)] * 2 == [(one.available, one.ejections) for one in pool.status()]
+
+
+async def test_clients_that_stall_eject_nobody():
+    """Neither in the middle of an upload nor by not reading: nobody gets a destination out that way."""
+
+    async def stream(reader, writer):
+        head = await reader.readuntil(b"\r\n\r\n")
+        if head.startswith(b"POST"):
+            await reader.read()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
+        while True:
+            writer.write(bytes(65_536))
+            await writer.drain()
+
+    async with ScriptedOrigin(stream) as first, ScriptedOrigin(stream) as second:
+        app, pool = gateway_of(
+            first.url,
+            second.url,
+            timeouts=Timeouts(idle=0.1),
+            outliers=OutlierDetection(consecutive=2),
+        )
+        async with run_gateway(app) as gateway:
+            for start in (
+                b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc",
+                b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            ):
+                clients = [await RawClient.connect(gateway.port) for _ in range(8)]
+                for client in clients:
+                    await client.send(start)
+                    client.reader._transport.pause_reading()
+                await eventually(lambda: any(one.in_flight for one in pool.status()))
+                await eventually(lambda: not any(one.in_flight for one in pool.status()))
+                for client in clients:
+                    client.writer.transport.abort()
+            assert 16 == sum(one.requests for one in pool.status())
+            assert [(True, 0)] * 2 == [(one.available, one.ejections) for one in pool.status()]

@@ -10,13 +10,13 @@ from fastapi.exceptions import HTTPException
 from proxyroutes import BuildError, ForwardedRequest, Proxy, Session, UpstreamPool
 from proxyroutes.exceptions import StubError
 from proxyroutes.testing import run_gateway
-from tests.integration.support import eventually
 from tests.integration.websocket_support import (
     BINARY,
     TEXT,
     SessionOrigin,
     Sessions,
     accept,
+    nothing_left,
     open_sessions,
     value_of,
     values_of,
@@ -35,16 +35,8 @@ async def origin():
 @pytest.fixture(autouse=True)
 async def nothing_is_left():
     """Every test ends without a task of ours or an unhandled exception."""
-    unhandled = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
-    yield
-    await eventually(
-        lambda: (
-            not [one for one in asyncio.all_tasks() if one.get_name().startswith("proxyroutes")]
-        )
-    )
-
-    assert [] == unhandled
+    async with nothing_left():
+        yield
 
 
 def stubbed(stub, path="/live", **options):

@@ -9,7 +9,7 @@ from websockets.version import version as websockets_version
 
 from proxyroutes import Timeouts
 from proxyroutes.testing import ScriptedOrigin
-from tests.integration.support import eventually, refusing_destination
+from tests.integration.support import refusing_destination
 from tests.integration.websocket_support import (
     BINARY,
     CLOSE,
@@ -21,6 +21,7 @@ from tests.integration.websocket_support import (
     SessionOrigin,
     accept,
     frame,
+    nothing_left,
     open_sessions,
     value_of,
     values_of,
@@ -49,18 +50,11 @@ def lane(request):
 async def nothing_is_left(caplog):
     """Every test ends without a task of ours, an unhandled exception or an error in our log."""
     caplog.set_level(logging.INFO)
-    unhandled = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
-    yield
-    await eventually(
-        lambda: (
-            not [one for one in asyncio.all_tasks() if one.get_name().startswith("proxyroutes")]
-        )
-    )
+    async with nothing_left():
+        yield
     errors = [one for one in caplog.get_records("call") if one.levelno >= logging.ERROR]
 
     assert [] == [one.getMessage() for one in errors if one.name.startswith("proxyroutes")]
-    assert [] == unhandled
 
 
 @pytest.fixture

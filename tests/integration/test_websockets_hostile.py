@@ -24,6 +24,7 @@ from tests.integration.websocket_support import (
     accept,
     closing,
     frame,
+    nothing_left,
     open_sessions,
     values_of,
 )
@@ -45,16 +46,8 @@ def ws(request):
 async def nothing_is_left(caplog):
     """Every test ends without a task of ours or an unhandled exception."""
     caplog.set_level(logging.INFO)
-    unhandled = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
-    yield
-    await eventually(
-        lambda: (
-            not [one for one in asyncio.all_tasks() if one.get_name().startswith("proxyroutes")]
-        )
-    )
-
-    assert [] == unhandled
+    async with nothing_left():
+        yield
 
 
 @pytest.fixture

@@ -299,6 +299,20 @@ class Sessions:
 
 
 @contextlib.asynccontextmanager
+async def nothing_left() -> AsyncIterator[None]:
+    """Ends without a task of ours and without an unhandled exception."""
+    unhandled: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
+    yield
+    await eventually(
+        lambda: (
+            not [one for one in asyncio.all_tasks() if one.get_name().startswith("proxyroutes")]
+        )
+    )
+    assert [] == unhandled
+
+
+@contextlib.asynccontextmanager
 async def open_sessions(
     *upstreams: str,
     ws: str = "websockets-sansio",

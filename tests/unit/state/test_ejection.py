@@ -1,8 +1,11 @@
 """Ejection: what a pool does with an outlier."""
 
+import asyncio
+
 import pytest
 
-from proxyroutes import HealthCheck, HealthMonitor, UpstreamPool
+from proxyroutes import Destination, HealthCheck, HealthMonitor, UpstreamPool
+from proxyroutes._state.pools import Lease
 from proxyroutes.exceptions import NoDestinationError
 from proxyroutes.policies import OutlierDetection, RoundRobin
 from proxyroutes.testing import ManualClock
@@ -64,9 +67,15 @@ def end(pool, number, times=1, *, failed=True, status=0):
     for _ in range(times):
         destination.in_flight += 1
         state.in_flight += 1
-        lease = type(state.lease(HEAD))(state, destination)
+        lease = Lease(state, destination)
         lease.failed, lease.status = failed, status
         lease.release()
+
+
+def waiting():
+    """Names of the tasks that a pool has started."""
+    names = {task.get_name() for task in asyncio.all_tasks()}
+    return {name for name in names if name.startswith("proxyroutes")}
 
 
 def ejected(pool):
@@ -192,3 +201,17 @@ async def test_it_can_be_turned_off(clock):
     end(pool, 0, 50)
     assert pool.status()[0].available
     await pool.close()
+
+
+async def test_a_pool_that_closes_leaves_no_task(clock):
+    """Neither for an ejection that lasts nor for an interval that runs; its monitor may live on."""
+    monitor = HealthMonitor(clock=clock)
+    urls = [Destination("http://a", max_requests=5), "http://b"]
+    async with monitor:
+        pool = UpstreamPool("p", urls, monitor=monitor, transport=Transport())
+        end(pool, 1, 5)
+        for _ in range(4):
+            pool.state().lease(HEAD).release()
+        assert {"proxyroutes-outlier-p", "proxyroutes-interval-p"} == waiting()
+        await pool.close()
+        assert set() == waiting()
