@@ -149,6 +149,10 @@ class BoundWebSockets:
         self._connections.add(connection)
         return connection
 
+    def forget(self, destination: Endpoint) -> None:
+        """Forget what is known of a destination that is gone; its sessions go on."""
+        self._addresses.pop(destination, None)
+
     def _forget(self, connection: WebSocketConnection) -> None:
         self._connections.discard(connection)
         if not self._connections and self._empty is not None and not self._empty.done():
