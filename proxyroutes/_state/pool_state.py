@@ -16,9 +16,11 @@ from proxyroutes._state.health import Watch, watch_key
 from proxyroutes._state.intervals import Intervals
 from proxyroutes._state.lease import Lease
 from proxyroutes._state.monitor import MonitorState
+from proxyroutes._state.ramps import Ramps
 from proxyroutes._state.sweeper import Sweeper
 from proxyroutes.exceptions import NoDestinationError
 from proxyroutes.policies.outliers import OutlierDetection
+from proxyroutes.policies.slow_start import SlowStart
 from proxyroutes.settings import TLS, Destination, HealthCheck, Timeouts
 from proxyroutes.transports.websocket import BoundWebSockets
 from proxyroutes.typing import Balancer, BoundTransport, ForwardedHead, Transport
@@ -49,11 +51,13 @@ class PoolState:
     health: HealthCheck | None
     panic: bool
     outliers: OutlierDetection | None
+    slow_start: SlowStart | None
     available: tuple[DestinationState, ...] = field(init=False)
     sweeper: Sweeper = field(init=False)
     ejections: Ejections = field(init=False)
     intervals: Intervals = field(init=False)
     drains: Drains = field(init=False)
+    ramps: Ramps | None = field(init=False, default=None)
     in_flight: int = 0
     _panics: bool = False
     _closed: bool = False
@@ -70,6 +74,8 @@ class PoolState:
         )
         sweepers = (self.sweeper, self.monitor.sessions)
         self.drains = Drains(self.name, clock, sweepers, self._spawn, self._forget)
+        if self.slow_start is not None:
+            self.ramps = Ramps(self.slow_start, clock, self._spawn, self.refresh)
         self.watch_all(self.health)
 
     def watch_all(self, health: HealthCheck | None) -> None:
@@ -105,6 +111,8 @@ class PoolState:
                 self._watch(destination)
                 watch = destination.watch
                 destination.joining = watch is not None and not watch.first.is_set()
+                if self.ramps is not None:
+                    self.ramps.came(destination)
             followed.append(destination)
             was_draining = destination.draining
             destination.follow(recipe, draining=place in draining)
@@ -122,6 +130,8 @@ class PoolState:
     def _part_with(self, destination: DestinationState) -> None:
         """What is in flight there goes on to its end."""
         self.ejections.out.pop(destination, None)
+        if self.ramps is not None:
+            self.ramps.forget(destination)
         watch, destination.watch = destination.watch, None
         if watch is not None:
             self.monitor.prober.unwatch(watch, self)
@@ -155,6 +165,8 @@ class PoolState:
         healthy = [one for one in members if one.healthy is not False]
         if self.ejections.out:
             healthy = [one for one in healthy if one not in self.ejections.out]
+        if self.ramps is not None:
+            self.ramps.see(self.destinations, [one for one in healthy if not one.joining])
         # One that has just come is asked before its first probe only where there is nothing else.
         healthy = [one for one in healthy if not one.joining] or healthy
         if not healthy and self.panic:

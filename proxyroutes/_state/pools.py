@@ -19,6 +19,7 @@ from proxyroutes._state.monitor import HealthMonitor
 from proxyroutes._state.pool_state import PoolState
 from proxyroutes.policies.balancing import PowerOfTwoChoices
 from proxyroutes.policies.outliers import OutlierDetection
+from proxyroutes.policies.slow_start import SlowStart, to_slow_start
 from proxyroutes.settings import TLS, Destination, HealthCheck, Timeouts, to_health_check
 from proxyroutes.transports.http1 import Http1Transport
 from proxyroutes.transports.websocket import BoundWebSockets
@@ -75,7 +76,8 @@ class UpstreamPool:
         retry: Retry policy. Not in this release; a connect failure always moves on to the next destination.
         limits: Limits. Not in this release.
         timeouts: Time-outs for routes and groups that say none; None takes the proxy's.
-        slow_start: Slow start. Not in this release.
+        slow_start: How the weight of a destination grows that has come or come back while the pool runs; seconds are
+            short for ``SlowStart(seconds)``. None uses it in full at once.
         panic: Use every destination where none is healthy, instead of answering 503. Said once in the log.
         transport: How requests are sent; None is the default transport.
         tls: How TLS is spoken with ``https`` destinations; None verifies against the system's certificates.
@@ -99,7 +101,7 @@ class UpstreamPool:
         retry: Any = None,
         limits: Any = None,
         timeouts: Timeouts | None = None,
-        slow_start: Any = None,
+        slow_start: SlowStart | float | None = None,
         panic: bool = False,
         transport: Transport | None = None,
         tls: TLS | None = None,
@@ -116,7 +118,6 @@ class UpstreamPool:
             "affinity": affinity,
             "retry": retry,
             "limits": limits,
-            "slow_start": slow_start,
         }
         missing = sorted(key for key, value in given.items() if value is not None)
         if missing:
@@ -125,6 +126,7 @@ class UpstreamPool:
         self.balancing: Balancing = balancing or PowerOfTwoChoices()
         self._health = to_health_check(health)
         self.outliers = outliers
+        self.slow_start = to_slow_start(slow_start)
         self.panic = panic
         self.timeouts = timeouts
         self.transport: Transport = transport or Http1Transport()
@@ -176,6 +178,7 @@ class UpstreamPool:
             health=self._health,
             panic=self.panic,
             outliers=self.outliers,
+            slow_start=self.slow_start,
         )
         if self._draining:
             self._told(state)
