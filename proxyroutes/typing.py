@@ -7,9 +7,9 @@ Nothing here does anything.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
-from attrs import define
+from attrs import define, frozen
 
 from proxyroutes.exceptions import Stage
 from proxyroutes.settings import TLS, Timeouts
@@ -27,6 +27,7 @@ __all__ = [
     "Field",
     "Fields",
     "ForwardedHead",
+    "HealthEvent",
     "JSONValue",
     "Message",
     "RandomSource",
@@ -93,6 +94,43 @@ class ForwardedHead:
     fields: Fields
     host: bytes | None
     content_length: int | None
+
+
+@frozen(kw_only=True)
+class HealthEvent:
+    """Something has changed for a destination of a pool.
+
+    Attributes:
+        kind: What: a check has come to a verdict (``"healthy"``, ``"unhealthy"``) or gives another weight (``"weight"``,
+            as ``set_weight`` does); outlier detection takes it out or lets it in (``"ejected"``, ``"readmitted"``); it was
+            ``"drained"``, ``"undrained"``, ``"added"`` or ``"removed"``.
+        pool: The pool's name.
+        destination: The destination's URL as it was declared.
+        reason: Why, in words.
+        healthy: The verdict of its check now; None where there is none, or no result yet.
+        available: Whether a request may be sent to it now.
+        at: Seconds on the monitor's clock.
+        missed: Events before this one that the listener was too slow for.
+    """
+
+    kind: Literal[
+        "healthy",
+        "unhealthy",
+        "weight",
+        "ejected",
+        "readmitted",
+        "drained",
+        "undrained",
+        "added",
+        "removed",
+    ]
+    pool: str
+    destination: str
+    reason: str
+    healthy: bool | None
+    available: bool
+    at: float
+    missed: int = 0
 
 
 class Body(Protocol):

@@ -86,8 +86,8 @@ class DestinationState:
     draining: bool = False
     factor: float = 1.0
     """What slow start leaves of its weight."""
-    joining: bool = False
-    """Whether it came at run time and its first probe has not ended: it is asked only where nothing else is left."""
+    came: bool = False
+    """Whether it was added at run time."""
     watch: Watch | None = None
     outlier: Outlier | None = None
     _admitted_before: int = 0
@@ -112,6 +112,11 @@ class DestinationState:
     def begin_interval(self) -> None:
         """Count requests anew."""
         self._admitted_before = self.requests
+
+    @property
+    def joining(self) -> bool:
+        """Whether it was added and its first probe has not ended: it is asked only where nothing else is left."""
+        return self.came and self.watch is not None and self.watch.report.healthy is None
 
     @property
     def ejected(self) -> bool:
@@ -154,4 +159,5 @@ class DestinationState:
 
     def reweigh(self) -> None:
         """Work out its weight; who calls it makes a new snapshot."""
-        self.weight = self.recipe.weight * self.factor
+        given = None if self.watch is None else self.watch.report.weight
+        self.weight = (self.recipe.weight if given is None else given) * self.factor

@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from attrs import evolve
 from typing_extensions import override
 
 from proxyroutes._state.destinations import DestinationState, DestinationStatus, Place, place_of
 from proxyroutes._state.drains import Drain
+from proxyroutes._state.events import Callback
 from proxyroutes._state.lease import Lease
 from proxyroutes._state.loops import LoopStates
 from proxyroutes._state.monitor import HealthMonitor
@@ -20,7 +21,15 @@ from proxyroutes._state.pool_state import PoolState
 from proxyroutes.policies.balancing import PowerOfTwoChoices
 from proxyroutes.policies.outliers import OutlierDetection
 from proxyroutes.policies.slow_start import SlowStart, to_slow_start
-from proxyroutes.settings import TLS, Destination, HealthCheck, Timeouts, to_health_check
+from proxyroutes.settings import (
+    TLS,
+    Check,
+    Destination,
+    FunctionCheck,
+    ProbeFunction,
+    Timeouts,
+    to_health_check,
+)
 from proxyroutes.transports.http1 import Http1Transport
 from proxyroutes.transports.websocket import BoundWebSockets
 from proxyroutes.typing import Balancing, Transport
@@ -29,6 +38,9 @@ __all__ = ["DestinationState", "Lease", "PoolState", "UpstreamPool"]
 
 _logger = logging.getLogger("proxyroutes.lifespan")
 _OUTLIERS = OutlierDetection()
+
+ProbeT = TypeVar("ProbeT", bound=ProbeFunction)
+CallbackT = TypeVar("CallbackT", bound=Callback)
 
 
 def _to_destinations(values: Iterable[str | Destination]) -> tuple[Destination, ...]:
@@ -94,7 +106,7 @@ class UpstreamPool:
         *,
         monitor: HealthMonitor | None = None,
         balancing: Balancing | None = None,
-        health: HealthCheck | str | None = None,
+        health: Check | str | None = None,
         outliers: OutlierDetection | None = _OUTLIERS,
         breaker: Any = None,
         affinity: Any = None,
@@ -131,6 +143,7 @@ class UpstreamPool:
         self.timeouts = timeouts
         self.transport: Transport = transport or Http1Transport()
         self.tls = tls
+        self._on_change: list[Callback] = []
         self._states: LoopStates[PoolState] = LoopStates()
         self._latest: PoolState | None = None
 
@@ -179,6 +192,7 @@ class UpstreamPool:
             panic=self.panic,
             outliers=self.outliers,
             slow_start=self.slow_start,
+            on_change=self._on_change,
         )
         if self._draining:
             self._told(state)
@@ -315,11 +329,11 @@ class UpstreamPool:
     # Health.
 
     @property
-    def health(self) -> HealthCheck | None:
+    def health(self) -> Check | None:
         """The check of those destinations that have none of their own."""
         return self._health
 
-    def set_health(self, health: HealthCheck | str | None) -> None:
+    def set_health(self, health: Check | str | None) -> None:
         """Take another check, or none. Where the pool is running on this loop, everything is probed at once.
 
         Args:
@@ -333,6 +347,86 @@ class UpstreamPool:
             for destination in state.destinations:
                 if destination.watch is not None:
                     state.monitor.prober.probe_now(destination.watch)
+
+    @overload
+    def probe(self, function: ProbeT, /) -> ProbeT: ...
+
+    @overload
+    def probe(
+        self,
+        function: None = None,
+        /,
+        *,
+        interval: float | None = None,
+        timeout: float = 2.0,
+        rise: int = 2,
+        fall: int = 3,
+        unhealthy_interval: float | None = None,
+    ) -> Callable[[ProbeT], ProbeT]: ...
+
+    def probe(
+        self,
+        function: Any = None,
+        /,
+        *,
+        interval: float | None = None,
+        timeout: float = 2.0,
+        rise: int = 2,
+        fall: int = 3,
+        unhealthy_interval: float | None = None,
+    ) -> Any:
+        """Make an asynchronous function the check of those destinations that have none of their own.
+
+        ```python
+        @jobs.probe(interval=5.0)
+        async def has_room(destination: Destination) -> float:
+            return 1.0 / (1 + await queue_depth(destination.url))
+        ```
+
+        Args:
+            function: Given the ``Destination``. None and True mean healthy, False unhealthy; a number is the weight from
+                then on, and 0 unhealthy. What it raises, or that it takes too long, is why the destination is unhealthy.
+            interval: Seconds between probes; None takes the monitor's.
+            timeout: Seconds for one probe, after which it is cancelled.
+            rise: Consecutive successes until a destination is used again.
+            fall: Consecutive failures until it is no longer used.
+            unhealthy_interval: Seconds between probes of one that is unhealthy; None is ``interval``.
+
+        Returns:
+            The function, or a decorator where only keywords are given.
+
+        Raises:
+            TypeError: If the function is not asynchronous.
+        """
+
+        def use(found: ProbeT) -> ProbeT:
+            check = FunctionCheck(
+                found,
+                interval=interval,
+                timeout=timeout,
+                rise=rise,
+                fall=fall,
+                unhealthy_interval=unhealthy_interval,
+            )
+            self.set_health(check)
+            return found
+
+        return use if function is None else use(function)
+
+    def on_change(self, function: CallbackT, /) -> CallbackT:
+        """Have a function called whenever something changes for a destination: ``@pool.on_change``.
+
+        It is given a ``proxyroutes.typing.HealthEvent``, and may be asynchronous. Events come one after the other, in a
+        task of the pool: no request waits for it. What it raises is logged.
+
+        Args:
+            function: What is called.
+
+        Returns:
+            The function.
+        """
+        self._on_change.append(function)
+        return function
 
     def status(self) -> tuple[DestinationStatus, ...]:
         """Every destination on the running loop: health, why, what is in flight.
