@@ -22,8 +22,9 @@ from proxyroutes.exceptions import NoDestinationError
 from proxyroutes.policies.balancing import PowerOfTwoChoices
 from proxyroutes.policies.outliers import OutlierDetection
 from proxyroutes.settings import TLS, Destination, HealthCheck, Timeouts, to_health_check
+from proxyroutes.transports.asgi import BoundASGI
 from proxyroutes.transports.http1 import Http1Transport
-from proxyroutes.transports.websocket import BoundWebSockets
+from proxyroutes.transports.websocket import BoundSessions, BoundWebSockets
 from proxyroutes.typing import Balancer, Balancing, BoundTransport, ForwardedHead, Transport
 
 __all__ = ["DestinationState", "Lease", "PoolState", "UpstreamPool"]
@@ -84,7 +85,7 @@ class PoolState:
     destinations: tuple[DestinationState, ...]
     balancer: Balancer
     transport: BoundTransport
-    websockets: BoundWebSockets
+    websockets: BoundSessions
     timeouts: Timeouts | None
     checked_as: tuple[Transport, TLS | None]
     health: HealthCheck | None
@@ -435,14 +436,20 @@ class UpstreamPool:
         if self.monitor is None:
             self.monitor = HealthMonitor()
         monitor = self.monitor.state()
+        transport = self.transport.bind(clock=monitor.clock, tls=self.tls)
+        sockets: BoundSessions
+        if isinstance(transport, BoundASGI):
+            sockets = transport.bind_sessions()
+        else:
+            sockets = BoundWebSockets(loop, self.tls)
         return PoolState(
             name=self.name,
             loop=loop,
             monitor=monitor,
             destinations=tuple(DestinationState.of(recipe) for recipe in self.destinations),
             balancer=self.balancing.bind(clock=monitor.clock, random=monitor.random),
-            transport=self.transport.bind(clock=monitor.clock, tls=self.tls),
-            websockets=BoundWebSockets(loop, self.tls),
+            transport=transport,
+            websockets=sockets,
             timeouts=self.timeouts,
             checked_as=(self.transport, self.tls),
             health=self._health,
