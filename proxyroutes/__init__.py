@@ -2,8 +2,8 @@
 
 from proxyroutes._build.lane import GatewayMiddleware
 from proxyroutes._build.readiness import HealthMonitor
-from proxyroutes._serve.forwarded import ForwardedRequest
 from proxyroutes._serve.session import Session
+from proxyroutes._serve.steps.forwarded import ForwardedRequest
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import BuildError, GatewayError, ProxyRoutesError
 from proxyroutes.proxy import Proxy

@@ -23,7 +23,7 @@ from proxyroutes.exceptions import NoDestinationError
 from proxyroutes.policies.outliers import OutlierDetection
 from proxyroutes.policies.slow_start import SlowStart
 from proxyroutes.settings import TLS, Check, Destination, Timeouts
-from proxyroutes.transports.websocket import BoundWebSockets
+from proxyroutes.transports.websocket import BoundSessions
 from proxyroutes.typing import Balancer, BoundTransport, ForwardedHead, HealthEvent, Transport
 
 __all__ = ["PoolState"]
@@ -46,7 +46,7 @@ class PoolState:
     destinations: tuple[DestinationState, ...]
     balancer: Balancer
     transport: BoundTransport
-    websockets: BoundWebSockets
+    websockets: BoundSessions
     timeouts: Timeouts | None
     checked_as: tuple[Transport, TLS | None]
     health: Check | None
@@ -186,11 +186,11 @@ class PoolState:
 
     def _forget(self, destination: DestinationState) -> None:
         """Nothing is left on it: its connections are of no use."""
-        # Not of the protocol: a transport that keeps no connections for each destination has nothing to forget.
-        forget = getattr(self.transport, "forget", None)
-        if forget is not None:
-            forget(destination)
-        self.websockets.forget(destination)
+        # Not of the protocols: what keeps no connections for each destination has nothing to forget.
+        for connections in (self.transport, self.websockets):
+            forget = getattr(connections, "forget", None)
+            if forget is not None:
+                forget(destination)
 
     def _members(self) -> list[DestinationState]:
         return [one for one in self.destinations if not one.draining]
