@@ -15,7 +15,7 @@ from proxyroutes._state.ejection import Ejections
 from proxyroutes._state.events import Callback, Callbacks
 from proxyroutes._state.health import HealthReport, Watch, watch_key
 from proxyroutes._state.intervals import Intervals
-from proxyroutes._state.lease import Lease
+from proxyroutes._state.lease import Lease, MeasuredLease
 from proxyroutes._state.monitor import MonitorState
 from proxyroutes._state.ramps import Ramps
 from proxyroutes._state.sweeper import Sweeper
@@ -75,7 +75,7 @@ class PoolState:
         self.ejections = Ejections(
             self.name, self.outliers, clock, self._spawn, self.refresh, self.tell
         )
-        self.ejections.bind(self.destinations)
+        self._begin_records()
         self.intervals = Intervals(
             clock, lambda: prober.interval, self._spawn, self._begin_interval
         )
@@ -137,11 +137,19 @@ class PoolState:
         for gone in known.values():
             self._part_with(gone)
             news.append(("removed", gone, "removed"))
-        self.ejections.bind(self.destinations)
+        self._begin_records()
         self.ejections.settle(self._members())
         self.refresh()
         for kind, destination, reason in news:
             self.tell(kind, destination, reason)
+
+    def _begin_records(self) -> None:
+        """What is known of exchanges begins with the first one; a pool that needs none of it pays nothing."""
+        self.ejections.bind(self.destinations)
+        measure = getattr(self.balancer, "measure", None)
+        if measure is not None:
+            for destination in self.destinations:
+                destination.measure = destination.measure or measure()
 
     def _welcome(self, destination: DestinationState) -> None:
         destination.came = True
@@ -328,7 +336,8 @@ class PoolState:
             available=available,
             healthy=destination.healthy,
             reason=reason,
-            latency=destination.latency,
+            latency=destination.probed,
+            first_byte=None if destination.measure is None else destination.latency,
             in_flight=destination.in_flight,
             requests=destination.requests,
             ejections=0 if outlier is None else outlier.ejections,
@@ -364,7 +373,9 @@ class PoolState:
             self._admit(chosen)
         else:
             chosen.requests += 1
-        return Lease(self, chosen)
+        if chosen.measure is None:
+            return Lease(self, chosen)
+        return MeasuredLease(self, chosen, self.monitor.clock, head)
 
     def _pick_another(
         self, head: ForwardedHead, tried: Sequence[DestinationState]

@@ -2,7 +2,6 @@
 
 from proxyroutes.policies.balancing import (
     FirstAvailable,
-    LeastLatency,
     LeastRequests,
     PowerOfTwoChoices,
     Random,
@@ -10,6 +9,7 @@ from proxyroutes.policies.balancing import (
     WeightedRoundRobin,
 )
 from proxyroutes.policies.hashing import ConsistentHash
+from proxyroutes.policies.latency import LeastLatency
 from proxyroutes.policies.outliers import OutlierDetection
 from proxyroutes.policies.slow_start import SlowStart
 
