@@ -88,8 +88,8 @@ class MeasuredLease(Lease):
         self._began = clock.monotonic() if plain else None
         super().__init__(pool, destination)
 
-    @property
-    def status(self) -> int:  # type: ignore[explicit-override]  # mypy does not see it on an accessor of a slot.
+    @property  # type: ignore[explicit-override]  # mypy does not see it on an accessor of a slot.
+    def status(self) -> int:
         """The status that the destination answered with, 0 before."""
         return self._status
 
