@@ -59,7 +59,8 @@ class Proxy(RouteGroup):
         via: What ``Via`` calls this gateway (RFC 9110 §7.6.3). None makes a name that no other process has, by which a
             request that comes around again is known.
         redirect_slashes: Whether a path that only lacks the template's last slash is answered 307; else 404.
-        on_exchange: Called with the record of each ended exchange, once; must not block.
+        on_exchange: Called with the record of each ended exchange and session, once; must not block. More can be added
+            with ``@proxy.on_exchange``.
         **defaults: Any other keyword that a group may have: the default of every route.
 
     Raises:
@@ -82,13 +83,14 @@ class Proxy(RouteGroup):
             raise ValueError(f"via is a token: {via!r}")
         super().__init__(Registry(), "", dict(defaults))
         self.monitor = monitor or HealthMonitor()
+        self._observers = [on_exchange] if callable(on_exchange) else list(on_exchange)
         self._defaults = Defaults(
             monitor=self.monitor,
             timeouts=timeouts or Timeouts(),
             forwarding=forwarding or Forwarding(),
             via=name.encode("ascii"),
             redirect_slashes=redirect_slashes,
-            observers=(on_exchange,) if callable(on_exchange) else tuple(on_exchange),
+            observers=self._observers,
         )
         self._compiled: Compiled | None = None
         self._lifespan = Lifespan(self.monitor)
@@ -138,6 +140,18 @@ class Proxy(RouteGroup):
         router = make_router(compiled, {**options, "lifespan": lifespan})
         self._routers.append(router)
         return router
+
+    def on_exchange(self, observer: Observer) -> Observer:
+        """Have every exchange and session that ends seen by one more observer; may be a decorator, also after the build.
+
+        Args:
+            observer: Called once with each record; must not block. What it raises is logged and harms nobody.
+
+        Returns:
+            The observer.
+        """
+        self._observers.append(observer)
+        return observer
 
     def owns(self, router: object) -> bool:
         """Whether a router was built by this proxy; ``GatewayMiddleware`` asks."""

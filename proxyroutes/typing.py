@@ -159,7 +159,12 @@ class Attempt:
         sent: The first byte was handed to the operating system: the upstream may have seen it.
         body_consumed: A byte of the client's content was read and is gone.
         reused: The connection had served an exchange before.
-        connected_at: Seconds on the loop's clock when a connection was there, or 0.0.
+        destination: The origin that is asked; the gateway enters it.
+        began_at: Seconds on the monotonic clock when it began; the gateway enters it.
+        connected_at: Seconds on the monotonic clock when a connection was there, or 0.0.
+        failure: Why it failed, or None; the gateway enters it.
+        failed_at: Seconds on the monotonic clock when it failed, or 0.0.
+        span: What a tracer keeps with it, or None.
     """
 
     # Class attributes are what an attempt begins with.
@@ -169,7 +174,10 @@ class Attempt:
     sent = False
     body_consumed = False
     reused = False
-    connected_at = 0.0
+    destination = ""
+    began_at = connected_at = failed_at = 0.0
+    failure: Exception | None = None
+    span: Any = None
 
     def enter(self, stage: Stage) -> None:
         """Begin a stage."""

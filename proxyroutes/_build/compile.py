@@ -53,7 +53,7 @@ class Defaults:
     forwarding: Forwarding
     via: bytes
     redirect_slashes: bool
-    observers: tuple[Observer, ...]
+    observers: Sequence[Observer]
 
 
 @frozen(kw_only=True, eq=False)

@@ -145,7 +145,7 @@ async def forward(
             head.fields.append((b"content-type", own[1]))
         state = pool.state()
         exchange = open_exchange(
-            plan, state, head.method.decode("ascii"), request.receive, timeouts
+            plan, state, head.method.decode("ascii"), request.receive, timeouts, scope
         )
         exchange.attach()
         content: Body | None
