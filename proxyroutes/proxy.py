@@ -31,6 +31,7 @@ from proxyroutes._build.router import make_router
 from proxyroutes._build.stubs import forwarded_request
 from proxyroutes._build.websockets import imperative_session_plan, relay
 from proxyroutes._declare.groups import Registry, RouteGroup, SharedOptions
+from proxyroutes._operate.metrics import Collector, Counters, make_metrics_router
 from proxyroutes._serve.exchange import Observer
 from proxyroutes._serve.fields import has_bad_name
 from proxyroutes._serve.forwarded import ForwardedRequest
@@ -42,6 +43,8 @@ from proxyroutes.typing import ForwardedHead
 
 if TYPE_CHECKING:
     from typing import Self
+
+    from prometheus_client import CollectorRegistry
 
 __all__ = ["Proxy"]
 
@@ -92,6 +95,7 @@ class Proxy(RouteGroup):
             redirect_slashes=redirect_slashes,
             observers=self._observers,
         )
+        self._collector: Collector | None = None
         self._compiled: Compiled | None = None
         self._lifespan = Lifespan(self.monitor)
         self._url_pools = UrlPools(self._defaults)
@@ -152,6 +156,38 @@ class Proxy(RouteGroup):
         """
         self._observers.append(observer)
         return observer
+
+    def pools(self) -> tuple[UpstreamPool, ...]:
+        """Every pool that a declared route names, and those that are kept for URLs."""
+        return (*self.compiled().pools, *self._url_pools.all())
+
+    def metrics_collector(self) -> Collector:
+        """The collector of this proxy's Prometheus metrics, to be registered in a registry of your own.
+
+        Exchanges are counted from the first call on. Needs the extra ``metrics`` where it is collected.
+        """
+        if self._collector is None:
+            counters = Counters()
+            self._observers.append(counters)
+            self._collector = Collector(counters, self.pools)
+        return self._collector
+
+    def metrics_router(
+        self, path: str = "/metrics", *, registry: CollectorRegistry | None = None
+    ) -> APIRouter:
+        """A router with the page that Prometheus scrapes; include it with the dependencies that guard it.
+
+        Exchanges are counted from the first call on, in this process: with several workers, each has its own numbers.
+
+        Args:
+            path: Where the page is.
+            registry: Your own registry, all of which is shown; this proxy's collector is added. None shows this proxy
+                alone.
+
+        Raises:
+            ImportError: If prometheus-client is not installed: ``pip install "proxyroutes[metrics]"``.
+        """
+        return make_metrics_router(self.metrics_collector(), path, registry)
 
     def owns(self, router: object) -> bool:
         """Whether a router was built by this proxy; ``GatewayMiddleware`` asks."""

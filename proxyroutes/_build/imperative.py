@@ -45,6 +45,10 @@ class UrlPools:
     def __len__(self) -> int:
         return len(self._pools)
 
+    def all(self) -> list[UpstreamPool]:
+        """Every pool that is kept."""
+        return list(self._pools.values())
+
     async def find(self, url: str) -> tuple[UpstreamPool, bytes]:
         """The pool of a URL's origin, and the URL's base path.
 

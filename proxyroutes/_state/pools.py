@@ -482,6 +482,10 @@ class UpstreamPool:
         """
         return self.state().status()
 
+    def states(self) -> list[PoolState]:
+        """The states that are open, on every loop; none is opened by asking."""
+        return self._states.all()
+
     async def first_round(self) -> None:
         """Wait until each destination that is probed has its first result on the running loop."""
         await self.state().first_round()
