@@ -32,6 +32,7 @@ from proxyroutes._build.router import make_router
 from proxyroutes._build.stubs import forwarded_request
 from proxyroutes._build.websockets import imperative_session_plan, relay
 from proxyroutes._declare.groups import Registry, RouteGroup, SharedOptions
+from proxyroutes._operate.access_log import AccessLogger
 from proxyroutes._operate.metrics import Collector, Counters, make_metrics_router
 from proxyroutes._serve.exchange import Observer
 from proxyroutes._serve.fields import has_bad_name
@@ -39,7 +40,7 @@ from proxyroutes._serve.steps.forwarded import ForwardedRequest
 from proxyroutes._state.monitor import HealthMonitor
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import BuildError
-from proxyroutes.settings import Forwarding, Timeouts
+from proxyroutes.settings import AccessLog, Forwarding, Timeouts
 from proxyroutes.typing import ForwardedHead
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Proxy(RouteGroup):
         redirect_slashes: Whether a path that only lacks the template's last slash is answered 307; else 404.
         on_exchange: Called with the record of each ended exchange and session, once; must not block. More can be added
             with ``@proxy.on_exchange``.
+        access_log: Whether each of them is logged to ``proxyroutes.access``, or how.
         **defaults: Any other keyword that a group may have: the default of every route.
 
     Raises:
@@ -80,6 +82,7 @@ class Proxy(RouteGroup):
         via: str | None = None,
         redirect_slashes: bool = True,
         on_exchange: Observer | tuple[Observer, ...] = (),
+        access_log: AccessLog | bool = False,
         **defaults: Unpack[SharedOptions],
     ) -> None:
         name = f"proxyroutes-{secrets.token_hex(4)}" if via is None else via
@@ -88,6 +91,9 @@ class Proxy(RouteGroup):
         super().__init__(Registry(), "", dict(defaults))
         self.monitor = monitor or HealthMonitor()
         self._observers = [on_exchange] if callable(on_exchange) else list(on_exchange)
+        if access_log:
+            recipe = AccessLog() if access_log is True else access_log
+            self._observers.append(AccessLogger(recipe))
         self._defaults = Defaults(
             monitor=self.monitor,
             timeouts=timeouts or Timeouts(),
