@@ -33,6 +33,8 @@ from proxyroutes._build.stubs import forwarded_request
 from proxyroutes._build.websockets import imperative_session_plan, relay
 from proxyroutes._declare.groups import Registry, RouteGroup, SharedOptions
 from proxyroutes._operate.access_log import AccessLogger
+from proxyroutes._operate.explain import HeaderValues, explain
+from proxyroutes._operate.explanation import Explanation
 from proxyroutes._operate.metrics import Collector, Counters, make_metrics_router
 from proxyroutes._serve.exchange import Observer
 from proxyroutes._serve.fields import has_bad_name
@@ -163,6 +165,25 @@ class Proxy(RouteGroup):
         """
         self._observers.append(observer)
         return observer
+
+    def explain(self, method: str, url: str, headers: HeaderValues = ()) -> Explanation:
+        """Say what would be done with a request, and why; nothing is sent.
+
+        The verdicts are the engine's own: it matches, guards and composes the head as for a received request. What runs
+        in FastAPI before it, dependencies and stubs that speak, is named and not run.
+
+        Args:
+            method: The request's method.
+            url: Its path with its query, or a whole URL; ``ws://…`` asks for a WebSocket session.
+            headers: Its fields. ``Host`` is the URL's where they have none.
+
+        Returns:
+            The explanation: print it, or write ``to_dict()`` as JSON.
+
+        Raises:
+            BuildError: If a declaration is wrong.
+        """
+        return explain(self.compiled(), method, url, headers)
 
     def pools(self) -> tuple[UpstreamPool, ...]:
         """Every pool that a declared route names, and those that are kept for URLs."""
