@@ -19,7 +19,8 @@ from starlette.websockets import WebSocket
 from typing_extensions import Unpack, override
 
 from proxyroutes._build.app import GatewayApp, make_app
-from proxyroutes._build.compile import Compiled, Defaults, compile_specs
+from proxyroutes._build.compile import Compiled, compile_specs
+from proxyroutes._build.defaults import Defaults
 from proxyroutes._build.imperative import (
     FieldValues,
     UrlPools,
@@ -32,20 +33,26 @@ from proxyroutes._build.router import make_router
 from proxyroutes._build.stubs import forwarded_request
 from proxyroutes._build.websockets import imperative_session_plan, relay
 from proxyroutes._declare.groups import Registry, RouteGroup, SharedOptions
+from proxyroutes._operate.access_log import AccessLogger
+from proxyroutes._operate.explain import HeaderValues, explain
+from proxyroutes._operate.explanation import Explanation
+from proxyroutes._operate.metrics import Collector, Counters, make_metrics_router
 from proxyroutes._operate.status.board import Source
 from proxyroutes._operate.status.router import make_status_router
 from proxyroutes._operate.status.traffic import Traffic
 from proxyroutes._serve.exchange import Observer
 from proxyroutes._serve.fields import has_bad_name
-from proxyroutes._serve.forwarded import ForwardedRequest
+from proxyroutes._serve.steps.forwarded import ForwardedRequest
 from proxyroutes._state.monitor import HealthMonitor
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import BuildError
-from proxyroutes.settings import Forwarding, Timeouts
+from proxyroutes.settings import AccessLog, Forwarding, Timeouts
 from proxyroutes.typing import ForwardedHead
 
 if TYPE_CHECKING:
     from typing import Self
+
+    from prometheus_client import CollectorRegistry
 
 __all__ = ["Proxy"]
 
@@ -65,6 +72,7 @@ class Proxy(RouteGroup):
         redirect_slashes: Whether a path that only lacks the template's last slash is answered 307; else 404.
         on_exchange: Called with the record of each ended exchange and session, once; must not block. More can be added
             with ``@proxy.on_exchange``.
+        access_log: Whether each of them is logged to ``proxyroutes.access``, or how.
         **defaults: Any other keyword that a group may have: the default of every route.
 
     Raises:
@@ -80,6 +88,7 @@ class Proxy(RouteGroup):
         via: str | None = None,
         redirect_slashes: bool = True,
         on_exchange: Observer | tuple[Observer, ...] = (),
+        access_log: AccessLog | bool = False,
         **defaults: Unpack[SharedOptions],
     ) -> None:
         name = f"proxyroutes-{secrets.token_hex(4)}" if via is None else via
@@ -88,6 +97,9 @@ class Proxy(RouteGroup):
         super().__init__(Registry(), "", dict(defaults))
         self.monitor = monitor or HealthMonitor()
         self._observers = [on_exchange] if callable(on_exchange) else list(on_exchange)
+        if access_log:
+            recipe = AccessLog() if access_log is True else access_log
+            self._observers.append(AccessLogger(recipe))
         self._defaults = Defaults(
             monitor=self.monitor,
             timeouts=timeouts or Timeouts(),
@@ -96,6 +108,7 @@ class Proxy(RouteGroup):
             redirect_slashes=redirect_slashes,
             observers=self._observers,
         )
+        self._collector: Collector | None = None
         self._compiled: Compiled | None = None
         self._lifespan = Lifespan(self.monitor)
         self._url_pools = UrlPools(self._defaults)
@@ -201,10 +214,61 @@ class Proxy(RouteGroup):
         self._status_source = source = Source(
             title="",
             routes=lambda: (*self.compiled().index.plans, *self.compiled().sessions.plans),
-            pools=lambda: (*self.compiled().pools, *self._lifespan.used()),
+            pools=self.pools,
             traffic=traffic,
         )
         return source
+
+    def explain(self, method: str, url: str, headers: HeaderValues = ()) -> Explanation:
+        """Say what would be done with a request, and why; nothing is sent.
+
+        The verdicts are the engine's own: it matches, guards and composes the head as for a received request. What runs
+        in FastAPI before it, dependencies and stubs that speak, is named and not run.
+
+        Args:
+            method: The request's method.
+            url: Its path with its query, or a whole URL; ``ws://…`` asks for a WebSocket session.
+            headers: Its fields. ``Host`` is the URL's where they have none.
+
+        Returns:
+            The explanation: print it, or write ``to_dict()`` as JSON.
+
+        Raises:
+            BuildError: If a declaration is wrong.
+        """
+        return explain(self.compiled(), method, url, headers)
+
+    def pools(self) -> tuple[UpstreamPool, ...]:
+        """Every pool that a declared route names, and those that are kept for URLs."""
+        return (*self.compiled().pools, *self._url_pools.all())
+
+    def metrics_collector(self) -> Collector:
+        """The collector of this proxy's Prometheus metrics, to be registered in a registry of your own.
+
+        Exchanges are counted from the first call on. Needs the extra ``metrics`` where it is collected.
+        """
+        if self._collector is None:
+            counters = Counters()
+            self._observers.append(counters)
+            self._collector = Collector(counters, self.pools)
+        return self._collector
+
+    def metrics_router(
+        self, path: str = "/metrics", *, registry: CollectorRegistry | None = None
+    ) -> APIRouter:
+        """A router with the page that Prometheus scrapes; include it with the dependencies that guard it.
+
+        Exchanges are counted from the first call on, in this process: with several workers, each has its own numbers.
+
+        Args:
+            path: Where the page is.
+            registry: Your own registry, all of which is shown; this proxy's collector is added. None shows this proxy
+                alone.
+
+        Raises:
+            ImportError: If prometheus-client is not installed: ``pip install "proxyroutes[metrics]"``.
+        """
+        return make_metrics_router(self.metrics_collector(), path, registry)
 
     def owns(self, router: object) -> bool:
         """Whether a router was built by this proxy; ``GatewayMiddleware`` asks."""

@@ -67,11 +67,6 @@ class Lifespan:
             open_ones = [used for used in self._used.get(loop, ()) if used.entered()]
             self._used[loop] = [*open_ones, pool]
 
-    def used(self) -> tuple[UpstreamPool, ...]:
-        """The pools that no spec names and that are open on the running loop."""
-        used = self._used.get(asyncio.get_running_loop(), ())
-        return tuple([pool for pool in used if pool.entered()])
-
     async def leave(self) -> None:
         """Stop on the running loop, if this is the last who leaves."""
         loop = asyncio.get_running_loop()

@@ -14,7 +14,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from time import monotonic
 from typing import Any, Protocol
 
-from proxyroutes._state.records import Record
 from proxyroutes._state.sweeper import Sweeper
 from proxyroutes.exceptions import (
     ClientRequestError,
@@ -24,7 +23,7 @@ from proxyroutes.exceptions import (
     UpstreamTimeoutError,
 )
 from proxyroutes.settings import Timeouts
-from proxyroutes.typing import Attempt, Receive
+from proxyroutes.typing import Attempt, ExchangeRecord, Receive
 
 __all__ = ["ClientLeft", "Exchange", "Observer"]
 
@@ -43,7 +42,7 @@ class Listener(Protocol):
         ...
 
 
-class Exchange(Record):
+class Exchange(ExchangeRecord):
     """One client request with its response.
 
     Attributes:

@@ -215,3 +215,29 @@ async def test_an_observer_that_fails_harms_nobody(serve, caplog):
         assert (200, 1) == (reply.status, len(seen))
         assert "an observer of exchanges failed" in caplog.text
         caplog.clear()
+
+
+async def test_an_exchange_is_logged_where_that_is_asked_for(serve, lane, caplog):
+    """With the request as it was received, without what is secret in it."""
+    async with ScriptedOrigin([OK]) as origin:
+        gateway = await serve(origin.url, lane=lane, proxy={"access_log": True})
+        await gateway.get("/a%2Fb?token=secret&c=d", "User-Agent: test")
+        await gateway.get("/refused", "Host: other.test")
+        lines = caplog.records
+
+        def own():
+            return [one for one in lines if one.name == "proxyroutes.access"]
+
+        await eventually(lambda: len(own()) == 2)
+        first, second = own()
+
+        assert ("127.0.0.1", "/a%2Fb", "token=[redacted]&c=d", "gateway.test", 200, None) == (
+            first.client,
+            first.path,
+            first.query,
+            first.host,
+            first.status,
+            first.cause,
+        )
+        assert ({"user-agent": "test"}, origin.url) == (first.request_headers, first.destination)
+        assert ("/refused", 400, "client-request") == (second.path, second.status, second.cause)

@@ -2,9 +2,8 @@
 
 import pytest
 
-from proxyroutes._state.records import Record
 from proxyroutes.exceptions import NoDestinationError
-from proxyroutes.typing import Attempt
+from proxyroutes.typing import Attempt, ExchangeRecord
 
 
 def make_attempt(began_at, connected_at=0.0):
@@ -17,7 +16,7 @@ def make_attempt(began_at, connected_at=0.0):
 
 def make_record(**facts):
     """A record with these facts."""
-    record = Record()
+    record = ExchangeRecord()
     for name, value in facts.items():
         setattr(record, name, value)
     return record
