@@ -215,6 +215,7 @@ class Proxy(RouteGroup):
             title="",
             routes=lambda: (*self.compiled().index.plans, *self.compiled().sessions.plans),
             pools=self.pools,
+            explain=lambda method, url, fields: self.explain(method, url, fields).to_dict(),
             traffic=traffic,
         )
         return source

@@ -40,12 +40,14 @@ class Source:
         title: What the page is called.
         routes: The compiled routes, HTTP and WebSocket.
         pools: The pools of the running loop: those that routes name, and those that were used.
+        explain: What would be done with a request: method, URL, fields.
         traffic: What the observer has counted.
     """
 
     title: str
     routes: Callable[[], Iterable[Plan]]
     pools: Callable[[], Iterable[UpstreamPool]]
+    explain: Callable[[str, str, list[tuple[str, str]]], Row]
     traffic: Traffic
 
 

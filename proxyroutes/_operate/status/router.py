@@ -13,8 +13,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from proxyroutes._operate.status.board import Board, Source
+from proxyroutes._operate.status.control import Changes, read_change
 from proxyroutes._operate.status.feed import MOST_VIEWERS, EventStream, Feed
-from proxyroutes._operate.status.guard import Guard
+from proxyroutes._operate.status.guard import Guard, check_origin
 from proxyroutes._operate.status.page import read_page
 from proxyroutes._state.loops import LoopStates
 from proxyroutes.typing import Clock
@@ -43,6 +44,7 @@ class StatusPage:
         self._page = read_page()
         self._token = secrets.token_urlsafe(24) if controls else ""
         self._feeds: LoopStates[Feed] = LoopStates()
+        self._changes = Changes()
 
     def _make_feed(self) -> Feed:
         feed = Feed(Board(self._source), self._clock())
@@ -68,6 +70,7 @@ class StatusPage:
             try:
                 yield
             finally:
+                await self._changes.aclose()
                 await self._feeds.leave(loop)
 
     # Endpoints.
@@ -91,6 +94,29 @@ class StatusPage:
                 503, f"{MOST_VIEWERS} pages are open already.", {"Retry-After": "5"}
             )
         return EventStream(feed, request.headers.get("last-event-id"))
+
+    async def explain(self, request: Request) -> Response:
+        """What the gateway would do with a request."""
+        self._guard.check_request(request)
+        asked = request.query_params
+        lines = [line.partition(":") for line in asked.getlist("header")]
+        fields = [(name.strip(), value.strip()) for name, _, value in lines]
+        try:
+            explained = self._source.explain(
+                asked.get("method", "GET"), asked.get("url", "/"), fields
+            )
+        except ValueError as error:
+            raise HTTPException(400, "That is not what a request can be made of.") from error
+        # Where the stub stands in the author's files is nothing for a page.
+        explained.pop("location", None)
+        return JSONResponse(explained, headers=_NO_STORE)
+
+    async def control(self, request: Request) -> Response:
+        """Change one destination."""
+        self._guard.check_request(request)
+        check_origin(request, self._token)
+        self._changes.make(await read_change(request), self._source.pools())
+        return Response(status_code=204, headers=_NO_STORE)
 
 
 def make_status_router(
@@ -122,9 +148,18 @@ def make_status_router(
         ("/", page.show),
         ("/snapshot.json", page.snapshot),
         ("/events", page.events),
+        ("/explain", page.explain),
     ):
         router.add_api_route(
             path, endpoint, methods=["GET"], include_in_schema=False, response_model=None
+        )
+    if controls:
+        router.add_api_route(
+            "/control",
+            page.control,
+            methods=["POST"],
+            include_in_schema=False,
+            response_model=None,
         )
     guard.routes = tuple(router.routes)
     return router
