@@ -281,8 +281,12 @@ class Destination:
 
     def __attrs_post_init__(self) -> None:
         _split_url(self.url)
+        if isinstance(self.weight, bool) or not isinstance(self.weight, int):
+            raise TypeError(f"weight is a whole number: {self.weight!r}")
         if self.weight < 1:
-            raise ValueError(f"weight must be at least 1: {self.weight!r}")
+            raise ValueError(
+                f"weight must be at least 1: {self.weight!r} (to send it nothing new, drain it)"
+            )
         if self.priority < 0:
             raise ValueError(f"priority must be at least 0: {self.priority!r}")
         for name in ("max_requests", "max_in_flight"):

@@ -380,8 +380,16 @@ class Candidate(Protocol):
     """What balancing sees of a destination."""
 
     @property
-    def weight(self) -> int:
-        """Its share, relative to the others'."""
+    def weight(self) -> float:
+        """Its share as it is now, relative to the others', slow start included; always above 0.
+
+        Within one sequence of candidates it never changes: whenever a weight does, a new sequence is made.
+        """
+        ...
+
+    @property
+    def factor(self) -> float:
+        """What slow start leaves of its weight: 1.0 where it has not just come or come back."""
         ...
 
     @property
@@ -401,7 +409,11 @@ class Candidate(Protocol):
 
 
 class Balancer(Protocol):
-    """Balancing for one pool."""
+    """Balancing for one pool.
+
+    One whose choice depends on the choices before may have a method ``peek`` besides, which takes the same and chooses
+    without changing anything; ``UpstreamPool.peek`` calls it, and ``pick`` where there is none.
+    """
 
     def pick(self, candidates: Sequence[Candidate], head: ForwardedHead, /) -> Candidate:
         """Choose one of at least two candidates. Never blocks, never changes ``candidates``."""

@@ -14,10 +14,12 @@ from collections.abc import Callable, Coroutine, Sequence
 from time import monotonic
 from typing import Any, Protocol
 
+from proxyroutes._state.lease import Lease
 from proxyroutes._state.sweeper import Sweeper
 from proxyroutes.exceptions import (
     ClientRequestError,
     GatewayError,
+    NoDestinationError,
     Side,
     Stage,
     UpstreamTimeoutError,
@@ -49,6 +51,8 @@ class Exchange(ExchangeRecord):
         timeouts: The time-outs that hold for it.
     """
 
+    # What its last attempt holds, so that it can be cut where its destination is taken away.
+    lease: Lease | None = None
     interruption: GatewayError | ClientLeft | None = None
     # Set while the gateway waits for the client, so that a time-out is blamed on the right side.
     client_stalls = False
@@ -146,6 +150,26 @@ class Exchange(ExchangeRecord):
         if self.interruption is None or task is None:
             return None
         return self.interruption if task.uncancel() <= self._cancelling else None
+
+    def holds(self, destination: object) -> bool:
+        """Whether it holds a lease on this destination."""
+        lease = self.lease
+        return lease is not None and lease.destination is destination and lease.held
+
+    def cut(self, destination: object) -> bool:
+        """End it if it holds a lease on this destination, which is taken away; whether it did."""
+        if not self.holds(destination):
+            return False
+        attempt = self.attempt
+        self.interrupt(
+            NoDestinationError(
+                "the destination was drained",
+                stage=None if attempt is None else attempt.stage,
+                sent=attempt is not None and attempt.sent,
+                retry_after=1.0,
+            )
+        )
+        return True
 
     # Time.
 

@@ -209,7 +209,7 @@ async def attempts(
     """
     tried: tuple[DestinationState, ...] = ()
     while True:
-        lease = state.lease(head, tried)
+        lease = exchange.lease = state.lease(head, tried)
         destination = lease.destination
         attempt = exchange.begin_attempt(destination.origin)
         try:

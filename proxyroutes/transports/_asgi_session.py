@@ -402,6 +402,9 @@ class BoundASGISessions:
     def __len__(self) -> int:
         return len(self._sessions)
 
+    def forget(self, destination: Endpoint) -> None:
+        """Nothing is known of a destination here."""
+
     async def connect(
         self,
         head: ForwardedHead,

@@ -384,7 +384,7 @@ async def test_pictures_for_the_documents(open_page, expect):
             ),
         }
         light = pages["light"]
-        if 0: row = light.locator("#rows tr", has_text="orders-2")
+        row = light.locator("#rows tr", has_text="orders-2")
         await row.get_by_role("button", name="Drain", exact=True).click()
         await light.locator("#x-url").fill("/api/users/7?fields=name")
         await expect(light.locator("#rows tr.down")).to_have_count(1)

@@ -221,6 +221,10 @@ class Board:
                     "in_flight": status.in_flight,
                     "requests": status.requests,
                     "ejections": status.ejections,
+                    "failures": status.failures,
+                    "draining": status.draining,
+                    "weight": status.weight,
+                    "effective_weight": status.effective_weight,
                     "requests_per_second": requests,
                     "errors_per_second": errors,
                 }
@@ -281,7 +285,9 @@ def _statuses(pool: UpstreamPool) -> tuple[DestinationStatus, ...]:
 
 def _state_of(status: DestinationStatus) -> str:
     """One word for what the page shows in colours."""
-    if status.reason.startswith("ejected"):
+    if status.draining:
+        return "draining"
+    if status.ejected:
         return "ejected"
     if status.healthy is False:
         return "down"
