@@ -287,10 +287,10 @@ def _state_of(status: DestinationStatus) -> str:
     """One word for what the page shows in colours."""
     if status.draining:
         return "draining"
-    if status.ejected:
-        return "ejected"
     if status.healthy is False:
         return "down"
+    if status.ejected:
+        return "ejected"
     if status.available:
         return "up" if status.healthy else "unchecked"
     return "standby"
