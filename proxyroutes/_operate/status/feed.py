@@ -139,9 +139,10 @@ class Feed:
             return None
         return int(number[:12])
 
-    async def wait(self) -> None:
-        """Wait for the next tick, or the end."""
-        await self._changed.wait()
+    @property
+    def changed(self) -> asyncio.Event:
+        """Set at the next tick, or the end; to be asked for before anything else can run."""
+        return self._changed
 
 
 class EventStream(Response):
@@ -184,7 +185,7 @@ class EventStream(Response):
                     await send({"type": "http.response.body", "body": events, "more_body": True})
             # A tick may have passed while this was sent.
             if self._number == feed.board.number and not feed.closed:
-                waiting = asyncio.ensure_future(feed.wait())
+                waiting = asyncio.ensure_future(feed.changed.wait())
                 try:
                     await asyncio.wait((waiting, leaving), return_when=asyncio.FIRST_COMPLETED)
                 finally:
