@@ -19,6 +19,7 @@ from proxyroutes._state.sweeper import Sweeper
 from proxyroutes.exceptions import NoDestinationError
 from proxyroutes.policies.outliers import OutlierDetection
 from proxyroutes.settings import TLS, HealthCheck, Timeouts
+from proxyroutes.transports._telemetry import Telemetry
 from proxyroutes.transports.websocket import BoundSessions
 from proxyroutes.typing import Balancer, BoundTransport, ForwardedHead, Transport
 
@@ -34,6 +35,7 @@ class PoolState:
     Attributes:
         available: The snapshot that a request reads once: every destination that may be asked now.
         in_flight: Leases that are out.
+        telemetry: What its attempts are told to, or None.
     """
 
     name: str
@@ -53,6 +55,7 @@ class PoolState:
     ejections: Ejections = field(init=False)
     intervals: Intervals = field(init=False)
     in_flight: int = 0
+    telemetry: Telemetry | None = None
     _panics: bool = False
     _tasks: set[asyncio.Task[None]] = field(factory=set)
 
