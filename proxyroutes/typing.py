@@ -160,12 +160,13 @@ class Attempt:
         sent: The first byte was handed to the operating system: the upstream may have seen it.
         body_consumed: A byte of the client's content was read and is gone.
         reused: The connection had served an exchange before.
+        route: The route's name; the gateway enters it.
+        number: Which attempt of its exchange it is, from 1; the gateway enters it.
         destination: The origin that is asked; the gateway enters it.
         began_at: Seconds on the monotonic clock when it began; the gateway enters it.
         connected_at: Seconds on the monotonic clock when a connection was there, or 0.0.
         failure: Why it failed, or None; the gateway enters it.
         failed_at: Seconds on the monotonic clock when it failed, or 0.0.
-        span: What a tracer keeps with it, or None.
     """
 
     # Class attributes are what an attempt begins with.
@@ -175,10 +176,10 @@ class Attempt:
     sent = False
     body_consumed = False
     reused = False
-    destination = ""
+    route = destination = ""
+    number = 0
     began_at = connected_at = failed_at = 0.0
     failure: Exception | None = None
-    span: Any = None
 
     def enter(self, stage: Stage) -> None:
         """Begin a stage."""

@@ -98,7 +98,7 @@ class Exchange(ExchangeRecord):
         if self.attempt is not None:
             self.earlier = (*self.earlier, self.attempt)
         self.attempt = attempt = Attempt()
-        attempt.destination = destination
+        attempt.route, attempt.number, attempt.destination = self.route, self.attempts, destination
         attempt.began_at = monotonic()
         return attempt
 
@@ -133,6 +133,8 @@ class Exchange(ExchangeRecord):
         """End the exchange for this reason; the first one counts."""
         if self.interruption is None:
             self.interruption = reason
+            if self.attempt is not None:
+                self.attempt.failure = reason
             if self._interruptible and self._task is not None:
                 self._interruptible = False
                 # Who interrupts from within the task itself raises the reason, and needs no cancellation.

@@ -22,6 +22,7 @@ from proxyroutes.exceptions import NoDestinationError
 from proxyroutes.policies.outliers import OutlierDetection
 from proxyroutes.policies.slow_start import SlowStart
 from proxyroutes.settings import TLS, Destination, HealthCheck, Timeouts
+from proxyroutes.transports._telemetry import Telemetry
 from proxyroutes.transports.websocket import BoundSessions
 from proxyroutes.typing import Balancer, BoundTransport, ForwardedHead, Transport
 
@@ -37,6 +38,7 @@ class PoolState:
     Attributes:
         available: The snapshot that a request reads once: every destination that may be asked now.
         in_flight: Leases that are out.
+        telemetry: What its attempts are told to, or None.
     """
 
     name: str
@@ -59,6 +61,7 @@ class PoolState:
     drains: Drains = field(init=False)
     ramps: Ramps | None = field(init=False, default=None)
     in_flight: int = 0
+    telemetry: Telemetry | None = None
     _panics: bool = False
     _closed: bool = False
     _tasks: set[asyncio.Task[None]] = field(factory=set)

@@ -21,6 +21,7 @@ from proxyroutes.policies.balancing import PowerOfTwoChoices
 from proxyroutes.policies.outliers import OutlierDetection
 from proxyroutes.policies.slow_start import SlowStart, to_slow_start
 from proxyroutes.settings import TLS, Destination, HealthCheck, Timeouts, to_health_check
+from proxyroutes.transports._telemetry import find_telemetry
 from proxyroutes.transports.asgi import BoundASGI
 from proxyroutes.transports.http1 import Http1Transport
 from proxyroutes.transports.websocket import BoundSessions, BoundWebSockets
@@ -172,13 +173,15 @@ class UpstreamPool:
             sockets = transport.bind_sessions()
         else:
             sockets = BoundWebSockets(loop, self.tls)
+        telemetry = find_telemetry(self.name)
         state = PoolState(
             name=self.name,
             loop=loop,
             monitor=monitor,
             destinations=tuple(DestinationState.of(recipe) for recipe in self.destinations),
             balancer=self.balancing.bind(clock=monitor.clock, random=monitor.random),
-            transport=transport,
+            transport=transport if telemetry is None else telemetry.wrap(transport),
+            telemetry=telemetry,
             websockets=sockets,
             timeouts=self.timeouts,
             checked_as=(self.transport, self.tls),
