@@ -99,20 +99,28 @@ class Timeouts:
 
 @frozen(kw_only=True)
 class Limits:
-    """How much a pool carries at once.
+    """How much a pool or a route carries at once.
+
+    An exchange has its place from before its first attempt until its last byte, a session until both sides are closed.
 
     Attributes:
         max_in_flight: Exchanges and sessions at once. None is no limit.
-        max_queue: Exchanges that may wait for a place; the next one is answered 503 at once.
+        max_queue: Exchanges and handshakes that may wait for a place; the next one is answered 503 at once.
         queue_timeout: Seconds to wait for a place before 503.
+        queue: Who gets a place that is given back: ``"fifo"`` the one that has waited longest, ``"lifo"`` the one that
+            came last. Under a load that lasts, the longest waiting are those whose clients have given up.
 
     Raises:
         ValueError: If a number is out of its range.
+
+    Source:
+        RFC 9110 §15.6.4 (503 Service Unavailable), §10.2.3 (Retry-After).
     """
 
     max_in_flight: int | None = None
     max_queue: int = 256
     queue_timeout: float = 1.0
+    queue: Literal["fifo", "lifo"] = "fifo"
 
     def __attrs_post_init__(self) -> None:
         if self.max_in_flight is not None and self.max_in_flight < 1:
@@ -120,6 +128,8 @@ class Limits:
         if self.max_queue < 0:
             raise ValueError(f"max_queue must be at least 0: {self.max_queue!r}")
         _positive("queue_timeout", self.queue_timeout)
+        if self.queue not in {"fifo", "lifo"}:
+            raise ValueError(f"queue is 'fifo' or 'lifo': {self.queue!r}")
 
 
 @frozen(kw_only=True)

@@ -16,10 +16,12 @@ from proxyroutes.settings import TLS, Timeouts
 
 __all__ = [
     "ASGIApp",
+    "Affinity",
     "Attempt",
     "Balancer",
     "Balancing",
     "Body",
+    "BoundAffinity",
     "BoundTransport",
     "Candidate",
     "Clock",
@@ -86,6 +88,7 @@ class ForwardedHead:
         fields: Field lines without ``Host``, ``Content-Length`` and ``Transfer-Encoding``.
         host: The value of ``Host``, or None for the destination's authority.
         content_length: Bytes of the body; None where there is no body or its length is unknown.
+        secure: Whether the client speaks TLS with the gateway.
     """
 
     method: bytes
@@ -93,6 +96,7 @@ class ForwardedHead:
     fields: Fields
     host: bytes | None
     content_length: int | None
+    secure: bool = False
 
 
 class Body(Protocol):
@@ -159,6 +163,9 @@ class Attempt:
         sent: The first byte was handed to the operating system: the upstream may have seen it.
         body_consumed: A byte of the client's content was read and is gone.
         reused: The connection had served an exchange before.
+        may_repeat: Whether the transport may send the request once more where a reused connection has died before it
+            answered. Set by the gateway: one repetition for one exchange.
+        repeated: The transport has done so.
         connected_at: Seconds on the loop's clock when a connection was there, or 0.0.
     """
 
@@ -169,6 +176,8 @@ class Attempt:
     sent = False
     body_consumed = False
     reused = False
+    may_repeat = True
+    repeated = False
     connected_at = 0.0
 
     def enter(self, stage: Stage) -> None:
@@ -299,6 +308,31 @@ class Balancer(Protocol):
 
     def pick(self, candidates: Sequence[Candidate], head: ForwardedHead, /) -> Candidate:
         """Choose one of at least two candidates. Never blocks, never changes ``candidates``."""
+        ...
+
+
+class BoundAffinity(Protocol):
+    """Affinity for one pool."""
+
+    @property
+    def rejects(self) -> bool:
+        """Whether a request whose destination is not available is answered 503, instead of asking another one."""
+        ...
+
+    def find(self, members: Sequence[Candidate], head: ForwardedHead, /) -> Candidate | None:
+        """The destination that a request belongs to, of all that the pool has, available or not; None for any."""
+        ...
+
+    def fields(self, chosen: Candidate, head: ForwardedHead, /) -> Fields:
+        """Fields for the response that begins an affinity with this destination."""
+        ...
+
+
+class Affinity(Protocol):
+    """A recipe for affinity."""
+
+    def bind(self, *, pool: str, clock: Clock, random: RandomSource) -> BoundAffinity:
+        """Make the affinity of one pool, whose name is given."""
         ...
 
 

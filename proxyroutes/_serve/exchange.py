@@ -24,7 +24,7 @@ from proxyroutes.exceptions import (
 from proxyroutes.settings import Timeouts
 from proxyroutes.typing import Attempt, Receive
 
-__all__ = ["ClientLeft", "Exchange", "Observer"]
+__all__ = ["ClientLeft", "Exchange", "Held", "Observer"]
 
 _logger = logging.getLogger("proxyroutes.serve")
 
@@ -38,6 +38,14 @@ class Listener(Protocol):
 
     def listen(self) -> asyncio.Task[None] | None:
         """Begin, if there is need to."""
+        ...
+
+
+class Held(Protocol):
+    """What an exchange has until its end."""
+
+    def release(self, exchange: Exchange) -> None:
+        """The exchange has ended; must not raise."""
         ...
 
 
@@ -59,6 +67,8 @@ class Exchange:
         timeouts: The time-outs that hold for it.
         request_bytes: Bytes of content received.
         response_bytes: Bytes of content relayed.
+        held: What it has until its end, such as its place in a pool.
+        patience: Until when something is waited for, in seconds on the clock, and what ends it then; None for ever.
     """
 
     # Class attributes are what an exchange begins with: most of it is never written for one that is fast and goes well.
@@ -79,6 +89,8 @@ class Exchange:
     body: Listener | None = None
     # The total time is over: no further attempt.
     expired = False
+    held: tuple[Held, ...] = ()
+    patience: tuple[float, GatewayError] | None = None
     _watch: asyncio.Task[None] | None = None
     _listener: asyncio.Task[None] | None = None
     _task: asyncio.Task[Any] | None = None
@@ -113,6 +125,11 @@ class Exchange:
         self.destination = destination
         self.attempt = attempt = Attempt()
         return attempt
+
+    def follow(self, attempt: Attempt) -> None:
+        """Time another attempt, of two that are under way."""
+        self.attempt = attempt
+        self._progress = -1
 
     def mark_head(self) -> None:
         """The head of the response is there."""
@@ -163,6 +180,13 @@ class Exchange:
             return None
         return self.interruption if task.uncancel() <= self._cancelling else None
 
+    def reason(self, error: BaseException) -> GatewayError | ClientLeft | None:
+        """What ended a wait; None for what is neither the upstream's nor the client's doing."""
+        self.leave()
+        if isinstance(error, asyncio.CancelledError):
+            return self.settle()
+        return error if isinstance(error, GatewayError | ClientLeft) else None
+
     # Time.
 
     def tick(self, now: float) -> None:
@@ -179,6 +203,8 @@ class Exchange:
         if total is not None and self.loop.time() - self.started >= total:
             self.expired = True
             self._time_out(attempt, "total", total)
+        if self.patience is not None and now >= self.patience[0]:
+            self.interrupt(self.patience[1])
         if not self._ticked:
             self._ticked = True
         elif self._watch is None:
@@ -241,6 +267,8 @@ class Exchange:
             return
         self.ended = self.loop.time()
         self._sweeper.discard(self)
+        for one in self.held:
+            one.release(self)
         if self._watch is not None:
             self._watch.cancel()
         if self._listener is not None:

@@ -27,6 +27,7 @@ class DestinationStatus:
         in_flight: Exchanges and sessions that hold a lease on it.
         requests: Leases that were given.
         ejections: How often it was ejected by outlier detection.
+        circuit: State of the pool's circuit breaker: ``"closed"``, ``"open"`` or ``"half-open"``; None where it has none.
     """
 
     url: str
@@ -37,6 +38,7 @@ class DestinationStatus:
     in_flight: int
     requests: int
     ejections: int = 0
+    circuit: str | None = None
 
 
 @define(eq=False)
@@ -56,6 +58,9 @@ class DestinationState:
     limited: bool
     in_flight: int = 0
     requests: int = 0
+    draining: bool = False
+    trust: int = 0
+    """Requests that may move on to it whatever the retry budget says; see ``budgets``."""
     watch: Watch | None = None
     outlier: Outlier | None = None
     _admitted_before: int = 0

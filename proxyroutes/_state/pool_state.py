@@ -9,15 +9,18 @@ from typing import Any, cast
 
 from attrs import define, field
 
+from proxyroutes._state.budgets import Budgets
 from proxyroutes._state.destinations import DestinationState, DestinationStatus
 from proxyroutes._state.ejection import Ejections
 from proxyroutes._state.health import Watch, watch_key
 from proxyroutes._state.intervals import Intervals
 from proxyroutes._state.lease import Lease
 from proxyroutes._state.monitor import MonitorState
+from proxyroutes._state.rules import Rules
 from proxyroutes._state.sweeper import Sweeper
 from proxyroutes.exceptions import NoDestinationError
 from proxyroutes.policies.outliers import OutlierDetection
+from proxyroutes.policies.retries import Retry
 from proxyroutes.settings import TLS, HealthCheck, Timeouts
 from proxyroutes.transports.websocket import BoundWebSockets
 from proxyroutes.typing import Balancer, BoundTransport, ForwardedHead, Transport
@@ -34,6 +37,10 @@ class PoolState:
     Attributes:
         available: The snapshot that a request reads once: every destination that may be asked now.
         in_flight: Leases that are out.
+        leases: Leases that were given.
+        retry: When a request is tried again, where its route does not say it.
+        rules: Places, circuit and affinity; None for a pool that has none of them.
+        budgets: What is left for further attempts.
     """
 
     name: str
@@ -48,11 +55,15 @@ class PoolState:
     health: HealthCheck | None
     panic: bool
     outliers: OutlierDetection | None
+    retry: Retry | None = None
+    rules: Rules | None = None
     available: tuple[DestinationState, ...] = field(init=False)
     sweeper: Sweeper = field(init=False)
     ejections: Ejections = field(init=False)
     intervals: Intervals = field(init=False)
+    budgets: Budgets = field(init=False)
     in_flight: int = 0
+    leases: int = 0
     _panics: bool = False
     _tasks: set[asyncio.Task[None]] = field(factory=set)
 
@@ -60,6 +71,7 @@ class PoolState:
         self.available = self.destinations
         self.sweeper = self.monitor.sweeper
         clock, prober = self.monitor.clock, self.monitor.prober
+        self.budgets = Budgets(clock)
         self.ejections = Ejections(self.name, self.outliers, clock, self._spawn, self.refresh)
         self.ejections.bind(self.destinations)
         self.intervals = Intervals(
@@ -149,6 +161,9 @@ class PoolState:
             reason = "a lower-numbered priority has healthy destinations"
         else:
             reason = "not probed" if watch is None else watch.report.reason
+        circuit = None if self.rules is None else self.rules.circuit
+        if circuit is not None and circuit.state == "open":
+            available, reason = False, f"circuit open: {circuit.reason}"
         return DestinationStatus(
             url=destination.recipe.url,
             available=available,
@@ -158,6 +173,7 @@ class PoolState:
             in_flight=destination.in_flight,
             requests=destination.requests,
             ejections=0 if outlier is None else outlier.ejections,
+            circuit=None if circuit is None else circuit.state,
         )
 
     def lease(self, head: ForwardedHead, tried: Sequence[DestinationState] = ()) -> Lease:
@@ -181,11 +197,31 @@ class PoolState:
             raise NoDestinationError(f"nothing available in pool {self.name!r}", retry_after=1.0)
         chosen.in_flight += 1
         self.in_flight += 1
+        self.leases += 1
         if chosen.limited:
             self._admit(chosen)
         else:
             chosen.requests += 1
         return Lease(self, chosen)
+
+    def hold(self, destination: DestinationState) -> Lease:
+        """Hold a destination that was chosen otherwise; see ``usable``."""
+        destination.in_flight += 1
+        self.in_flight += 1
+        self.leases += 1
+        self._admit(destination)
+        return Lease(self, destination)
+
+    def usable(self, destination: DestinationState) -> bool:
+        """Whether a destination may be asked, though another level may be the one that is used."""
+        if destination in self.available:
+            return True
+        return not (
+            destination.healthy is False
+            or destination.draining
+            or destination in self.ejections.out
+            or destination.full
+        )
 
     def _pick_another(
         self, head: ForwardedHead, tried: Sequence[DestinationState]

@@ -14,17 +14,22 @@ from proxyroutes._state.lease import Lease
 from proxyroutes._state.loops import LoopStates
 from proxyroutes._state.monitor import HealthMonitor
 from proxyroutes._state.pool_state import PoolState
+from proxyroutes._state.rules import bind_rules, check_policies
 from proxyroutes.policies.balancing import PowerOfTwoChoices
+from proxyroutes.policies.breakers import CircuitBreaker
 from proxyroutes.policies.outliers import OutlierDetection
-from proxyroutes.settings import TLS, Destination, HealthCheck, Timeouts, to_health_check
+from proxyroutes.policies.retries import Retry
+from proxyroutes.settings import TLS, Destination, HealthCheck, Limits, Timeouts, to_health_check
 from proxyroutes.transports.http1 import Http1Transport
 from proxyroutes.transports.websocket import BoundWebSockets
-from proxyroutes.typing import Balancing, Transport
+from proxyroutes.typing import Affinity, Balancing, Transport
 
 __all__ = ["DestinationState", "Lease", "PoolState", "UpstreamPool"]
 
 _logger = logging.getLogger("proxyroutes.lifespan")
 _OUTLIERS = OutlierDetection()
+_RETRY = Retry()
+_LIMITS = Limits()
 
 
 def _to_destinations(values: Iterable[str | Destination]) -> tuple[Destination, ...]:
@@ -48,10 +53,11 @@ class UpstreamPool:
         health: Active check of every destination that has none of its own, ``"/path"`` for short. The first round runs
             before the app serves; a pool that is started by its first use does not wait for it.
         outliers: Passive health, on by default: destinations that fail are ejected for a while. None turns it off.
-        breaker: Circuit breaker. Not in this release.
-        affinity: Affinity. Not in this release.
-        retry: Retry policy. Not in this release; a connect failure always moves on to the next destination.
-        limits: Limits. Not in this release.
+        breaker: When the whole pool is left alone for a while, and requests are answered 503; None is never.
+        affinity: What keeps the requests of one client with one destination; None keeps nothing.
+        retry: When a request is tried again, on by default. None tries nothing again; a request that finds no connection
+            moves on to the next destination in any case.
+        limits: How much the pool carries at once, and who may wait; None is no limit.
         timeouts: Time-outs for routes and groups that say none; None takes the proxy's.
         slow_start: Slow start. Not in this release.
         panic: Use every destination where none is healthy, instead of answering 503. Said once in the log.
@@ -72,10 +78,10 @@ class UpstreamPool:
         balancing: Balancing | None = None,
         health: HealthCheck | str | None = None,
         outliers: OutlierDetection | None = _OUTLIERS,
-        breaker: Any = None,
-        affinity: Any = None,
-        retry: Any = None,
-        limits: Any = None,
+        breaker: CircuitBreaker | None = None,
+        affinity: Affinity | None = None,
+        retry: Retry | None = _RETRY,
+        limits: Limits | None = _LIMITS,
         timeouts: Timeouts | None = None,
         slow_start: Any = None,
         panic: bool = False,
@@ -94,20 +100,17 @@ class UpstreamPool:
                     f"pool {name!r} has {destination.url!r} twice: say weight=2 instead"
                 )
             seen.add(place)
-        given = {
-            "breaker": breaker,
-            "affinity": affinity,
-            "retry": retry,
-            "limits": limits,
-            "slow_start": slow_start,
-        }
-        missing = sorted(key for key, value in given.items() if value is not None)
-        if missing:
-            raise ValueError(f"pool {name!r}: {', '.join(missing)} is not in this release")
+        if slow_start is not None:
+            raise ValueError(f"pool {name!r}: slow_start is not in this release")
+        check_policies(retry=retry, limits=limits, breaker=breaker, affinity=affinity)
         self.monitor = monitor
         self.balancing: Balancing = balancing or PowerOfTwoChoices()
         self._health = to_health_check(health)
         self.outliers = outliers
+        self.breaker = breaker
+        self.affinity = affinity
+        self.retry = retry
+        self.limits = limits
         self.panic = panic
         self.timeouts = timeouts
         self.transport: Transport = transport or Http1Transport()
@@ -159,6 +162,8 @@ class UpstreamPool:
             health=self._health,
             panic=self.panic,
             outliers=self.outliers,
+            retry=self.retry,
+            rules=bind_rules(self.name, monitor, self.limits, self.breaker, self.affinity),
         )
 
     # Health.
