@@ -69,7 +69,7 @@ class SessionRecord(Exchange):
 
     def dialled_with(self, timeouts: Timeouts) -> None:
         """The pool is known now, and with it the time-outs of the handshake."""
-        self._timeouts = timeouts
+        self.timeouts = timeouts
 
     def opened(self) -> None:
         """The handshake is over: the sessions' own sweeper looks at the time from here on."""

@@ -156,15 +156,17 @@ class Retry:
     """When a request is tried again.
 
     A request that found no connection moves on to another destination, whatever its method: nothing was sent. One that
-    was sent, and whose connection broke before the head of a response came, is tried again only if sending it twice does
-    no harm: if its method is one of ``methods``, or it has an ``Idempotency-Key``. Content is sent again from a buffer.
-    Nothing is tried again once the client was sent a byte, has left, or the total time is over.
+    was sent, and whose connection broke before the head of a response came, is tried again at another destination, and
+    only if sending it twice does no harm: if its method is one of ``methods``, or it has an ``Idempotency-Key``. Content
+    is sent again from a buffer. Nothing is tried again once the client was sent a byte, has left, or the total time is
+    over.
 
     Attributes:
         attempts: Tries of one request that may reach an upstream, the first one included. Those that found no connection
             are not counted: they end when each destination was tried once.
         on: What is tried again besides a broken connection: statuses, such as 503, and classes of errors, such as
-            ``UpstreamTimeoutError``. When tries run out, the last answer of an upstream is relayed.
+            ``UpstreamTimeoutError``. These are tried at the same destination again where there is no other one. When tries
+            run out, the last answer of an upstream is relayed.
         budget: How many further attempts the pool allows.
         backoff: How long is waited before. None waits only where ``Retry-After`` asks for it. A request that found no
             connection moves on at once.

@@ -249,12 +249,13 @@ class Further:
             return following
         self._tries += 1
         retry = self._retry
-        if failure.side is not Side.UPSTREAM or not (
-            isinstance(failure, UpstreamProtocolError)
-            or (retry is not None and isinstance(failure, retry.errors))
+        if retry is None or failure.side is not Side.UPSTREAM:
+            return None
+        if not isinstance(failure, retry.errors) and not (
+            isinstance(failure, UpstreamProtocolError) and self._left()
         ):
             return None
-        if not self._may_try_again(consumed=attempt.body_consumed):
+        if not self._may_try_again(retry, consumed=attempt.body_consumed):
             return None
         exchange.resume()
         await self._pause(0.0)
@@ -268,7 +269,7 @@ class Further:
         if retry is None or upstream.status not in retry.statuses:
             return None, upstream
         seconds = _retry_after(upstream)
-        if not self._has_time_for(seconds) or not self._may_try_again(consumed=True):
+        if not self._has_time_for(seconds) or not self._may_try_again(retry, consumed=True):
             return None, upstream
         kept = await self._keep(lease, upstream, retry)
         if isinstance(kept, GatewayError):
@@ -296,10 +297,9 @@ class Further:
         exchange.leave()
         return kept
 
-    def _may_try_again(self, *, consumed: bool) -> bool:
+    def _may_try_again(self, retry: Retry, *, consumed: bool) -> bool:
         """Whether the rules, the content and the budget allow one more."""
-        retry = self._retry
-        if retry is None or self._tries >= retry.attempts or not may_repeat(retry, self._head):
+        if self._tries >= retry.attempts or not may_repeat(retry, self._head):
             return False
         body = self._body
         if isinstance(body, ReplayedBody):
@@ -347,17 +347,20 @@ class Further:
 
     # Where it goes.
 
+    def _left(self) -> list[DestinationState]:
+        """Those that this request has not asked yet."""
+        return [one for one in self._state.available if one not in self._tried]
+
     def _move(self) -> Lease | None:
         state = self._state
-        left = [one for one in state.available if one not in self._tried]
+        left = self._left()
         budget = _BUDGET if self._retry is None else self._retry.budget
         if not left or not state.budgets.move(budget, state.leases, left):
             return None
         return self._lease(self._tried, again=False)
 
     def _lease_again(self) -> Lease | None:
-        left = [one for one in self._state.available if one not in self._tried]
-        return self._lease(self._tried if left else (), again=True)
+        return self._lease(self._tried if self._left() else (), again=True)
 
     def _lease(self, tried: Sequence[DestinationState], *, again: bool) -> Lease | None:
         state = self._state
