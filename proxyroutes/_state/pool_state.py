@@ -22,7 +22,7 @@ from proxyroutes.exceptions import NoDestinationError
 from proxyroutes.policies.outliers import OutlierDetection
 from proxyroutes.policies.retries import Retry
 from proxyroutes.settings import TLS, HealthCheck, Timeouts
-from proxyroutes.transports.websocket import BoundWebSockets
+from proxyroutes.transports.websocket import BoundSessions
 from proxyroutes.typing import Balancer, BoundTransport, ForwardedHead, Transport
 
 __all__ = ["PoolState"]
@@ -49,7 +49,7 @@ class PoolState:
     destinations: tuple[DestinationState, ...]
     balancer: Balancer
     transport: BoundTransport
-    websockets: BoundWebSockets
+    websockets: BoundSessions
     timeouts: Timeouts | None
     checked_as: tuple[Transport, TLS | None]
     health: HealthCheck | None

@@ -20,8 +20,9 @@ from proxyroutes.policies.breakers import CircuitBreaker
 from proxyroutes.policies.outliers import OutlierDetection
 from proxyroutes.policies.retries import Retry
 from proxyroutes.settings import TLS, Destination, HealthCheck, Limits, Timeouts, to_health_check
+from proxyroutes.transports.asgi import BoundASGI
 from proxyroutes.transports.http1 import Http1Transport
-from proxyroutes.transports.websocket import BoundWebSockets
+from proxyroutes.transports.websocket import BoundSessions, BoundWebSockets
 from proxyroutes.typing import Affinity, Balancing, Transport
 
 __all__ = ["DestinationState", "Lease", "PoolState", "UpstreamPool"]
@@ -149,14 +150,20 @@ class UpstreamPool:
         if self.monitor is None:
             self.monitor = HealthMonitor()
         monitor = self.monitor.state()
+        transport = self.transport.bind(clock=monitor.clock, tls=self.tls)
+        sockets: BoundSessions
+        if isinstance(transport, BoundASGI):
+            sockets = transport.bind_sessions()
+        else:
+            sockets = BoundWebSockets(loop, self.tls)
         return PoolState(
             name=self.name,
             loop=loop,
             monitor=monitor,
             destinations=tuple(DestinationState.of(recipe) for recipe in self.destinations),
             balancer=self.balancing.bind(clock=monitor.clock, random=monitor.random),
-            transport=self.transport.bind(clock=monitor.clock, tls=self.tls),
-            websockets=BoundWebSockets(loop, self.tls),
+            transport=transport,
+            websockets=sockets,
             timeouts=self.timeouts,
             checked_as=(self.transport, self.tls),
             health=self._health,
