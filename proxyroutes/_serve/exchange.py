@@ -13,10 +13,12 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
+from proxyroutes._state.lease import Lease
 from proxyroutes._state.sweeper import Sweeper
 from proxyroutes.exceptions import (
     ClientRequestError,
     GatewayError,
+    NoDestinationError,
     Side,
     Stage,
     UpstreamTimeoutError,
@@ -80,6 +82,8 @@ class Exchange:
     connected = head = ended = 0.0
     request_bytes = response_bytes = 0
     attempt: Attempt | None = None
+    # What its last attempt holds, so that it can be cut where its destination is taken away.
+    lease: Lease | None = None
     interruption: GatewayError | ClientLeft | None = None
     # Set while the gateway waits for the client, so that a time-out is blamed on the right side.
     client_stalls = False
@@ -186,6 +190,26 @@ class Exchange:
         if isinstance(error, asyncio.CancelledError):
             return self.settle()
         return error if isinstance(error, GatewayError | ClientLeft) else None
+
+    def holds(self, destination: object) -> bool:
+        """Whether it holds a lease on this destination."""
+        lease = self.lease
+        return lease is not None and lease.destination is destination and lease.held
+
+    def cut(self, destination: object) -> bool:
+        """End it if it holds a lease on this destination, which is taken away; whether it did."""
+        if not self.holds(destination):
+            return False
+        attempt = self.attempt
+        self.interrupt(
+            NoDestinationError(
+                "the destination was drained",
+                stage=None if attempt is None else attempt.stage,
+                sent=attempt is not None and attempt.sent,
+                retry_after=1.0,
+            )
+        )
+        return True
 
     # Time.
 

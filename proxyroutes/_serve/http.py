@@ -206,7 +206,7 @@ async def attempts(
     if body is not None and retry is not None:
         kept = replayed(body, retry, head)
         body = begin_again(kept)
-    lease = state.lease(head)
+    lease = exchange.lease = state.lease(head)
     destination = lease.destination
     attempt = exchange.begin_attempt(destination.origin)
     outcome: UpstreamResponse | GatewayError

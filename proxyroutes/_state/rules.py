@@ -67,6 +67,11 @@ class Selecting(Protocol):
         """All that it has."""
         ...
 
+    @property
+    def available(self) -> tuple[DestinationState, ...]:
+        """Those that may be asked now."""
+        ...
+
     def usable(self, destination: DestinationState) -> bool:
         """Whether a destination may be asked, whatever its level."""
         ...
@@ -125,6 +130,9 @@ class Rules:
                 f"the destination that the client belongs to is not available: {home.origin}",
                 retry_after=1.0,
             )
+        other = cast("DestinationState | None", affinity.find_another(pool.available, head))
+        if other is not None and other not in tried:
+            return pool.hold(other)
         return pool.lease(head, tried)
 
     def fields(

@@ -15,6 +15,7 @@ from proxyroutes.policies.hashing import ConsistentHash
 from proxyroutes.policies.hedging import Hedge
 from proxyroutes.policies.outliers import OutlierDetection
 from proxyroutes.policies.retries import Backoff, Retry, RetryBudget
+from proxyroutes.policies.slow_start import SlowStart
 
 __all__ = [
     "Backoff",
@@ -32,5 +33,6 @@ __all__ = [
     "Retry",
     "RetryBudget",
     "RoundRobin",
+    "SlowStart",
     "WeightedRoundRobin",
 ]

@@ -128,6 +128,13 @@ class _BoundCookieAffinity:
                 return member
         return None
 
+    def find_another(
+        self, available: Sequence[Candidate], head: ForwardedHead, /
+    ) -> Candidate | None:
+        """Anybody: the next cookie will name them."""
+        del available, head
+        return None
+
     def fields(self, chosen: Candidate, head: ForwardedHead, /) -> Fields:
         recipe = self._recipe
         secret = recipe.secret[0]
@@ -206,24 +213,42 @@ class HeaderAffinity:
     def bind(self, *, pool: str, clock: Clock, random: RandomSource) -> BoundAffinity:
         """Make the affinity of one pool."""
         del pool
-        balancer = ConsistentHash(f"header:{self.name}").bind(clock=clock, random=random)
-        return _BoundHeaderAffinity(self.name.lower().encode("ascii"), self.on_loss, balancer)
+        recipe = ConsistentHash(f"header:{self.name}")
+        return _BoundHeaderAffinity(
+            self.name.lower().encode("ascii"),
+            self.on_loss,
+            recipe.bind(clock=clock, random=random),
+            recipe.bind(clock=clock, random=random),
+        )
 
 
 @define(eq=False)
 class _BoundHeaderAffinity:
     _name: bytes
     _on_loss: str
-    _balancer: Balancer
+    # A ring is made anew for other candidates, so that each kind of them has one.
+    _of_all: Balancer
+    _of_available: Balancer
 
     @property
     def rejects(self) -> bool:
         return self._on_loss == "reject"
 
     def find(self, members: Sequence[Candidate], head: ForwardedHead, /) -> Candidate | None:
-        if not any(known == self._name for known, _ in head.fields):
+        return self._pick(self._of_all, members, head)
+
+    def find_another(
+        self, available: Sequence[Candidate], head: ForwardedHead, /
+    ) -> Candidate | None:
+        """The next one on the ring, so that the requests stay together."""
+        return self._pick(self._of_available, available, head)
+
+    def _pick(
+        self, balancer: Balancer, candidates: Sequence[Candidate], head: ForwardedHead
+    ) -> Candidate | None:
+        if not candidates or not any(known == self._name for known, _ in head.fields):
             return None
-        return self._balancer.pick(members, head) if len(members) > 1 else members[0]
+        return balancer.pick(candidates, head) if len(candidates) > 1 else candidates[0]
 
     def fields(self, chosen: Candidate, head: ForwardedHead, /) -> Fields:
         """Nothing: the client knows its value."""

@@ -164,6 +164,7 @@ class Further:
     async def ask(self, lease: Lease) -> tuple[Attempt, UpstreamResponse | GatewayError]:
         """Make one attempt."""
         exchange = self._exchange
+        exchange.lease = lease
         attempt = exchange.begin_attempt(lease.destination.origin)
         attempt.may_repeat = not self._repeated
         body = begin_again(self._body)

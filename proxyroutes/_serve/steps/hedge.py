@@ -41,6 +41,7 @@ class HedgedTry:
         lease: Lease,
     ) -> None:
         self.lease = lease
+        exchange.lease = lease
         self.attempt = exchange.begin_attempt(lease.destination.origin)
         self.upstream: UpstreamResponse | None = None
         self.error: BaseException | None = None
@@ -152,6 +153,7 @@ class Race:
             if one is not chosen:
                 one.give_up()
         exchange.follow(chosen.attempt)
+        exchange.lease = chosen.lease
         exchange.destination = chosen.lease.destination.origin
         return chosen
 

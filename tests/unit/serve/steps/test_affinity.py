@@ -221,3 +221,18 @@ async def test_a_destination_of_another_level_keeps_its_clients():
     route.state.available = tuple(set(route.state.available) - {one})
 
     assert origin == (await come_back(route, cookie))[1]
+
+
+async def test_requests_of_a_lost_destination_stay_together():
+    """All with one value of the field go to one other destination."""
+    route = sticky(affinity=HeaderAffinity("x-tenant"), destinations=5)
+    scope = make_scope("GET", b"/", (b"x-tenant", b"a"))
+    await serve(route, scope)
+    home = route.transport.asked[-1]
+    lose(route, home, "ejected")
+    for _ in range(10):
+        await serve(route, scope)
+    others = set(route.transport.asked[1:])
+
+    assert 1 == len(others)
+    assert {home} != others
