@@ -10,8 +10,8 @@ from proxyroutes import Proxy, UpstreamPool
 from proxyroutes.policies import CircuitBreaker, CookieAffinity, Hedge, Retry, RoundRobin
 from proxyroutes.settings import Limits, Timeouts
 from proxyroutes.testing import Close, ReadHead, ReadToEnd, ScriptedOrigin, Wait, run_gateway
-from tests.integration.support import OK, RawClient, eventually, refusing_destination
 from tests.integration import websocket_support
+from tests.integration.support import OK, RawClient, eventually, refusing_destination
 from tests.integration.websocket_support import (
     TEXT,
     SessionOrigin,
