@@ -12,6 +12,9 @@ from attrs import field, frozen
 
 from proxyroutes._serve.exchange import Observer
 from proxyroutes._serve.forwarding import Hop
+from proxyroutes._state.limits import RouteLimiters
+from proxyroutes.policies.hedging import Hedge
+from proxyroutes.policies.retries import Retry
 from proxyroutes.settings import Timeouts
 from proxyroutes.typing import Field
 
@@ -49,6 +52,7 @@ class Steps:
         admissions: Asked before anything is done for a request; each may refuse it.
         request_edits: Edit the head that is forwarded, before any user code sees it.
         request_filters: Streams that the content passes on its way to the upstream.
+        limits: How many of its exchanges there are at once, besides the pool's own limits.
         retry: When a further attempt is made, instead of the pool's own rule.
         hedge: When a second attempt is made beside the first one.
         mirror: Where a copy goes.
@@ -61,8 +65,9 @@ class Steps:
     admissions: tuple[Any, ...] = ()
     request_edits: tuple[Any, ...] = ()
     request_filters: tuple[Any, ...] = ()
-    retry: Any = None
-    hedge: Any = None
+    limits: RouteLimiters | None = None
+    retry: Retry | None = None
+    hedge: Hedge | None = None
     mirror: Any = None
     response_edits: tuple[Any, ...] = ()
     response_filters: tuple[Any, ...] = ()

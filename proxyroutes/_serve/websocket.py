@@ -88,7 +88,9 @@ class SessionRecord(Exchange):
 
 
 class _Dialling:
-    """A pool's state whose attempts are handshakes."""
+    """A pool's state whose attempts are handshakes: one that was sent is never tried again."""
+
+    retry = None
 
     def __init__(self, state: PoolState, dialler: BoundTransport) -> None:
         self._state = state
