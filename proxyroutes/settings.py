@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TLS",
+    "AccessLog",
     "Check",
     "CookieRules",
     "Destination",
@@ -104,20 +105,28 @@ class Timeouts:
 
 @frozen(kw_only=True)
 class Limits:
-    """How much a pool carries at once.
+    """How much a pool or a route carries at once.
+
+    An exchange has its place from before its first attempt until its last byte, a session until both sides are closed.
 
     Attributes:
         max_in_flight: Exchanges and sessions at once. None is no limit.
-        max_queue: Exchanges that may wait for a place; the next one is answered 503 at once.
+        max_queue: Exchanges and handshakes that may wait for a place; the next one is answered 503 at once.
         queue_timeout: Seconds to wait for a place before 503.
+        queue: Who gets a place that is given back: ``"fifo"`` the one that has waited longest, ``"lifo"`` the one that
+            came last. Under a load that lasts, the longest waiting are those whose clients have given up.
 
     Raises:
         ValueError: If a number is out of its range.
+
+    Source:
+        RFC 9110 §15.6.4 (503 Service Unavailable), §10.2.3 (Retry-After).
     """
 
     max_in_flight: int | None = None
     max_queue: int = 256
     queue_timeout: float = 1.0
+    queue: Literal["fifo", "lifo"] = "fifo"
 
     def __attrs_post_init__(self) -> None:
         if self.max_in_flight is not None and self.max_in_flight < 1:
@@ -125,6 +134,8 @@ class Limits:
         if self.max_queue < 0:
             raise ValueError(f"max_queue must be at least 0: {self.max_queue!r}")
         _positive("queue_timeout", self.queue_timeout)
+        if self.queue not in {"fifo", "lifo"}:
+            raise ValueError(f"queue is 'fifo' or 'lifo': {self.queue!r}")
 
 
 @frozen(kw_only=True)
@@ -149,6 +160,72 @@ class TLS:
     verify: bool = True
     server_name: str | None = None
     context: ssl.SSLContext | None = field(default=None, eq=False, repr=False)
+
+
+def _to_lower(value: Iterable[str]) -> tuple[str, ...]:
+    return tuple([text.lower() for text in to_texts(value)])
+
+
+def _to_names(value: Iterable[str]) -> frozenset[str]:
+    return frozenset(_to_lower(value))
+
+
+@frozen(kw_only=True)
+class AccessLog:
+    """What the access log says of a request. Each line goes to the logger ``proxyroutes.access``, level INFO.
+
+    Attributes:
+        request_headers: Names of received fields that are logged.
+        secret_parameters: Names of query parameters whose value is never logged.
+        secret_headers: Names of fields whose value is never logged, also where ``request_headers`` has them.
+        query: Whether the query is logged at all.
+    """
+
+    request_headers: tuple[str, ...] = field(
+        default=("user-agent", "referer"),
+        converter=_to_lower,
+    )
+    secret_parameters: frozenset[str] = field(
+        default=(
+            "access_token",
+            "api-key",
+            "api_key",
+            "apikey",
+            "auth",
+            "awsaccesskeyid",
+            "client_secret",
+            "code",
+            "id_token",
+            "jwt",
+            "key",
+            "passwd",
+            "password",
+            "refresh_token",
+            "secret",
+            "sig",
+            "signature",
+            "state",
+            "token",
+            "x-amz-credential",
+            "x-amz-security-token",
+            "x-amz-signature",
+            "x-goog-signature",
+        ),
+        converter=_to_names,
+    )
+    secret_headers: frozenset[str] = field(
+        default=(
+            "authorization",
+            "cookie",
+            "proxy-authorization",
+            "set-cookie",
+            "x-api-key",
+            "x-auth-token",
+            "x-csrf-token",
+        ),
+        converter=_to_names,
+    )
+    query: bool = True
 
 
 _EXPECTED = frozenset(range(200, 400))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from proxyroutes._build.attempts import read_attempts
 from proxyroutes._build.check import Problems
 from proxyroutes._build.defaults import Defaults
 from proxyroutes._declare.specs import RouteSpec
@@ -27,7 +28,10 @@ def read_steps(
         defaults: What the proxy gives.
         problems: Where mistakes are entered.
     """
-    del spec, template, defaults, problems
+    del template, defaults
     # Each kind of step that a route has becomes one entry here, under its name in ``Steps``.
     steps: dict[str, Any] = {}
+    attempts, wrong = read_attempts(spec)
+    problems.extend(wrong, spec.facts.location)
+    steps.update(attempts)
     return Steps(**steps) if steps else None

@@ -5,13 +5,16 @@ Nothing is decided here; ``_build`` fills a plan, ``_serve`` reads it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
 from proxyroutes._serve.exchange import Observer
 from proxyroutes._serve.forwarding import Hop
+from proxyroutes._state.limits import RouteLimiters
+from proxyroutes.policies.hedging import Hedge
+from proxyroutes.policies.retries import Retry
 from proxyroutes.settings import Timeouts
 from proxyroutes.typing import Field
 
@@ -49,6 +52,7 @@ class Steps:
         admissions: Asked before anything is done for a request; each may refuse it.
         request_edits: Edit the head that is forwarded, before any user code sees it.
         request_filters: Streams that the content passes on its way to the upstream.
+        limits: How many of its exchanges there are at once, besides the pool's own limits.
         retry: When a further attempt is made, instead of the pool's own rule.
         hedge: When a second attempt is made beside the first one.
         mirror: Where a copy goes.
@@ -61,8 +65,9 @@ class Steps:
     admissions: tuple[Any, ...] = ()
     request_edits: tuple[Any, ...] = ()
     request_filters: tuple[Any, ...] = ()
-    retry: Any = None
-    hedge: Any = None
+    limits: RouteLimiters | None = None
+    retry: Retry | None = None
+    hedge: Hedge | None = None
     mirror: Any = None
     response_edits: tuple[Any, ...] = ()
     response_filters: tuple[Any, ...] = ()
@@ -94,7 +99,7 @@ class Plan:
         pool_timeouts: Whether the pool's time-outs, where it has some, come before ``timeouts``.
         max_body_bytes: Bytes of content allowed, None for no limit.
         map_location: Whether ``Location`` is mapped back.
-        observers: Called once with each ended exchange.
+        observers: Called once with each ended exchange; the proxy's own list, which may still grow.
         speaks: Whether the stub must be called.
         plain: Whether the stub neither says nor asks anything.
         steps: What the route adds to the plain way, or None.
@@ -119,7 +124,7 @@ class Plan:
     pool_timeouts: bool
     max_body_bytes: int | None
     map_location: bool
-    observers: tuple[Observer, ...]
+    observers: Sequence[Observer]
     speaks: bool
     plain: bool
     allow: Field = (b"allow", b"")

@@ -49,6 +49,7 @@ class DestinationStatus:
         failures: Exchanges that failed and that it is to blame for.
         weight: Its share, as it was declared or set.
         effective_weight: Its share as it is now.
+        circuit: State of the pool's circuit breaker: ``"closed"``, ``"open"`` or ``"half-open"``; None where it has none.
     """
 
     url: str
@@ -65,6 +66,7 @@ class DestinationStatus:
     weight: int = 1
     effective_weight: float = 1.0
     first_byte: float | None = None
+    circuit: str | None = None
 
 
 @define(eq=False)
@@ -88,6 +90,8 @@ class DestinationState:
     requests: int = 0
     failures: int = 0
     draining: bool = False
+    trust: int = 0
+    """Requests that may move on to it whatever the retry budget says; see ``budgets``."""
     factor: float = 1.0
     """What slow start leaves of its weight."""
     came: bool = False
@@ -161,6 +165,10 @@ class DestinationState:
             identity=(recipe.origin + recipe.base_path).encode("utf-8"),
             limited=_has_limits(recipe),
         )
+
+    def __deepcopy__(self, memo: object) -> DestinationState:
+        """It is itself, in a copy of a balancer too: there is one destination, whoever knows it."""
+        return self
 
     def follow(self, recipe: Destination, *, draining: bool) -> None:
         """Take what was said of it at run time."""

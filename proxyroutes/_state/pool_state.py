@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from attrs import define, field
 
+from proxyroutes._state.budgets import Budgets
 from proxyroutes._state.destinations import DestinationState, DestinationStatus, Place, place_of
 from proxyroutes._state.drains import Drain, Drains
 from proxyroutes._state.ejection import Ejections
@@ -18,11 +19,14 @@ from proxyroutes._state.intervals import Intervals
 from proxyroutes._state.lease import Lease, MeasuredLease
 from proxyroutes._state.monitor import MonitorState
 from proxyroutes._state.ramps import Ramps
+from proxyroutes._state.rules import Rules
 from proxyroutes._state.sweeper import Sweeper
 from proxyroutes.exceptions import NoDestinationError
 from proxyroutes.policies.outliers import OutlierDetection
+from proxyroutes.policies.retries import Retry
 from proxyroutes.policies.slow_start import SlowStart
 from proxyroutes.settings import TLS, Check, Destination, Timeouts
+from proxyroutes.transports._telemetry import Telemetry
 from proxyroutes.transports.websocket import BoundSessions
 from proxyroutes.typing import Balancer, BoundTransport, ForwardedHead, HealthEvent, Transport
 
@@ -38,6 +42,11 @@ class PoolState:
     Attributes:
         available: The snapshot that a request reads once: every destination that may be asked now.
         in_flight: Leases that are out.
+        telemetry: What its attempts are told to, or None.
+        leases: Leases that were given.
+        retry: When a request is tried again, where its route does not say it.
+        rules: Places, circuit and affinity; None for a pool that has none of them.
+        budgets: What is left for further attempts.
     """
 
     name: str
@@ -54,6 +63,8 @@ class PoolState:
     outliers: OutlierDetection | None
     slow_start: SlowStart | None
     on_change: Sequence[Callback]
+    retry: Retry | None = None
+    rules: Rules | None = None
     available: tuple[DestinationState, ...] = field(init=False)
     sweeper: Sweeper = field(init=False)
     ejections: Ejections = field(init=False)
@@ -61,7 +72,10 @@ class PoolState:
     drains: Drains = field(init=False)
     ramps: Ramps | None = field(init=False, default=None)
     callbacks: Callbacks = field(init=False)
+    budgets: Budgets = field(init=False)
     in_flight: int = 0
+    telemetry: Telemetry | None = None
+    leases: int = 0
     _watched: dict[Watch, list[DestinationState]] = field(factory=dict)
     _panics: bool = False
     _closed: bool = False
@@ -71,6 +85,7 @@ class PoolState:
         self.available = self.destinations
         self.sweeper = self.monitor.sweeper
         clock, prober = self.monitor.clock, self.monitor.prober
+        self.budgets = Budgets(clock)
         self.callbacks = Callbacks(self.on_change, self._spawn)
         self.ejections = Ejections(
             self.name, self.outliers, clock, self._spawn, self.refresh, self.tell
@@ -331,6 +346,9 @@ class PoolState:
             reason = "a lower-numbered priority has healthy destinations"
         else:
             reason = "not probed" if watch is None else watch.report.reason
+        circuit = None if self.rules is None else self.rules.circuit
+        if circuit is not None and circuit.state == "open":
+            available, reason = False, f"circuit open: {circuit.reason}"
         return DestinationStatus(
             url=destination.recipe.url,
             available=available,
@@ -346,6 +364,7 @@ class PoolState:
             failures=destination.failures,
             weight=destination.recipe.weight,
             effective_weight=destination.weight,
+            circuit=None if circuit is None else circuit.state,
         )
 
     def lease(self, head: ForwardedHead, tried: Sequence[DestinationState] = ()) -> Lease:
@@ -369,13 +388,17 @@ class PoolState:
             raise NoDestinationError(f"nothing available in pool {self.name!r}", retry_after=1.0)
         chosen.in_flight += 1
         self.in_flight += 1
+        self.leases += 1
         if chosen.limited:
             self._admit(chosen)
         else:
             chosen.requests += 1
-        if chosen.measure is None:
-            return Lease(self, chosen)
-        return MeasuredLease(self, chosen, self.monitor.clock, head)
+        return Lease(self, chosen) if chosen.measure is None else self._lend(chosen, head)
+
+    def _lend(self, destination: DestinationState, head: ForwardedHead) -> Lease:
+        if destination.measure is None:
+            return Lease(self, destination)
+        return MeasuredLease(self, destination, self.monitor.clock, head)
 
     def peek(self, head: ForwardedHead) -> DestinationState | None:
         """What ``lease`` would choose now, without holding it and without taking a turn; None if nothing is left."""
@@ -384,6 +407,26 @@ class PoolState:
             return candidates[0] if candidates else None
         look = getattr(self.balancer, "peek", self.balancer.pick)
         return cast("DestinationState", look(candidates, head))
+
+    def hold(self, destination: DestinationState, head: ForwardedHead) -> Lease:
+        """Hold a destination that was chosen otherwise; see ``usable``."""
+        destination.in_flight += 1
+        self.in_flight += 1
+        self.leases += 1
+        self._admit(destination)
+        return self._lend(destination, head)
+
+    def usable(self, destination: DestinationState) -> bool:
+        """Whether a destination may be asked, though another level may be the one that is used."""
+        if destination in self.available:
+            return True
+        return not (
+            destination.healthy is False
+            or destination.draining
+            or destination.joining
+            or destination in self.ejections.out
+            or destination.full
+        )
 
     def _pick_another(
         self, head: ForwardedHead, tried: Sequence[DestinationState]

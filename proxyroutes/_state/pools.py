@@ -18,27 +18,34 @@ from proxyroutes._state.lease import Lease
 from proxyroutes._state.loops import LoopStates
 from proxyroutes._state.monitor import HealthMonitor
 from proxyroutes._state.pool_state import PoolState
+from proxyroutes._state.rules import bind_rules, check_policies
 from proxyroutes.policies.balancing import PowerOfTwoChoices
+from proxyroutes.policies.breakers import CircuitBreaker
 from proxyroutes.policies.outliers import OutlierDetection
+from proxyroutes.policies.retries import Retry
 from proxyroutes.policies.slow_start import SlowStart, to_slow_start
 from proxyroutes.settings import (
     TLS,
     Check,
     Destination,
     FunctionCheck,
+    Limits,
     ProbeFunction,
     Timeouts,
     to_health_check,
 )
+from proxyroutes.transports._telemetry import find_telemetry
 from proxyroutes.transports.asgi import BoundASGI
 from proxyroutes.transports.http1 import Http1Transport
 from proxyroutes.transports.websocket import BoundSessions, BoundWebSockets
-from proxyroutes.typing import Balancing, ForwardedHead, Transport
+from proxyroutes.typing import Affinity, Balancing, ForwardedHead, Transport
 
 __all__ = ["DestinationState", "Lease", "PoolState", "UpstreamPool"]
 
 _logger = logging.getLogger("proxyroutes.lifespan")
 _OUTLIERS = OutlierDetection()
+_RETRY = Retry()
+_LIMITS = Limits()
 
 ProbeT = TypeVar("ProbeT", bound=ProbeFunction)
 CallbackT = TypeVar("CallbackT", bound=Callback)
@@ -93,10 +100,11 @@ class UpstreamPool:
         health: Active check of every destination that has none of its own, ``"/path"`` for short. The first round runs
             before the app serves; a pool that is started by its first use does not wait for it.
         outliers: Passive health, on by default: destinations that fail are ejected for a while. None turns it off.
-        breaker: Circuit breaker. Not in this release.
-        affinity: Affinity. Not in this release.
-        retry: Retry policy. Not in this release; a connect failure always moves on to the next destination.
-        limits: Limits. Not in this release.
+        breaker: When the whole pool is left alone for a while, and requests are answered 503; None is never.
+        affinity: What keeps the requests of one client with one destination; None keeps nothing.
+        retry: When a request is tried again, on by default. None tries nothing again; a request that finds no connection
+            moves on to the next destination in any case.
+        limits: How much the pool carries at once, and who may wait; None is no limit.
         timeouts: Time-outs for routes and groups that say none; None takes the proxy's.
         slow_start: How the weight of a destination grows that has come or come back while the pool runs; seconds are
             short for ``SlowStart(seconds)``. None uses it in full at once.
@@ -118,10 +126,10 @@ class UpstreamPool:
         balancing: Balancing | None = None,
         health: Check | str | None = None,
         outliers: OutlierDetection | None = _OUTLIERS,
-        breaker: Any = None,
-        affinity: Any = None,
-        retry: Any = None,
-        limits: Any = None,
+        breaker: CircuitBreaker | None = None,
+        affinity: Affinity | None = None,
+        retry: Retry | None = _RETRY,
+        limits: Limits | None = _LIMITS,
         timeouts: Timeouts | None = None,
         slow_start: SlowStart | float | None = None,
         panic: bool = False,
@@ -135,19 +143,15 @@ class UpstreamPool:
             self._enter(destination)
         if not self._recipes:
             raise ValueError(f"pool {name!r} needs at least one destination")
-        given = {
-            "breaker": breaker,
-            "affinity": affinity,
-            "retry": retry,
-            "limits": limits,
-        }
-        missing = sorted(key for key, value in given.items() if value is not None)
-        if missing:
-            raise ValueError(f"pool {name!r}: {', '.join(missing)} is not in this release")
+        check_policies(retry=retry, limits=limits, breaker=breaker, affinity=affinity)
         self.monitor = monitor
         self.balancing: Balancing = balancing or PowerOfTwoChoices()
         self._health = to_health_check(health)
         self.outliers = outliers
+        self.breaker = breaker
+        self.affinity = affinity
+        self.retry = retry
+        self.limits = limits
         self.slow_start = to_slow_start(slow_start)
         self.panic = panic
         self.timeouts = timeouts
@@ -194,13 +198,15 @@ class UpstreamPool:
             sockets = transport.bind_sessions()
         else:
             sockets = BoundWebSockets(loop, self.tls)
+        telemetry = find_telemetry(self.name)
         state = PoolState(
             name=self.name,
             loop=loop,
             monitor=monitor,
             destinations=tuple(DestinationState.of(recipe) for recipe in self.destinations),
             balancer=self.balancing.bind(clock=monitor.clock, random=monitor.random),
-            transport=transport,
+            transport=transport if telemetry is None else telemetry.wrap(transport),
+            telemetry=telemetry,
             websockets=sockets,
             timeouts=self.timeouts,
             checked_as=(self.transport, self.tls),
@@ -209,6 +215,8 @@ class UpstreamPool:
             outliers=self.outliers,
             slow_start=self.slow_start,
             on_change=self._on_change,
+            retry=self.retry,
+            rules=bind_rules(self.name, monitor, self.limits, self.breaker, self.affinity),
         )
         if self._draining:
             self._told(state)
@@ -452,6 +460,10 @@ class UpstreamPool:
         """
         return self.state().status()
 
+    def states(self) -> list[PoolState]:
+        """The states that are open, on every loop; none is opened by asking."""
+        return self._states.all()
+
     # Choices.
 
     def pick(
@@ -459,7 +471,7 @@ class UpstreamPool:
     ) -> Destination:
         """Choose a destination as for a request, without sending one: for clients of your own.
 
-        It takes a turn and counts as a request, against ``max_requests`` too. Nothing is held afterwards, so that what is
+        It takes a turn and counts as a request, against ``max_requests`` too, and affinity is kept. Nothing is held afterwards, so that what is
         in flight there, and how it ends, is not known.
 
         Args:
@@ -471,7 +483,9 @@ class UpstreamPool:
             NoDestinationError: If nothing is available.
             RuntimeError: Outside of a running loop.
         """
-        lease = self.state().lease(_head_of(path, method, headers))
+        state, head = self.state(), _head_of(path, method, headers)
+        rules = state.rules
+        lease = state.lease(head) if rules is None else rules.lease(state, head, (), again=False)
         lease.release()
         return lease.destination.recipe
 
@@ -490,7 +504,8 @@ class UpstreamPool:
         Raises:
             RuntimeError: Outside of a running loop.
         """
-        found = self.state().peek(_head_of(path, method, headers))
+        state, head = self.state(), _head_of(path, method, headers)
+        found = state.peek(head) if state.rules is None else state.rules.peek(state, head)
         return None if found is None else found.recipe
 
     async def first_round(self) -> None:
