@@ -40,6 +40,51 @@ _SCHEMES = {
     "http+unix": "http+unix",
 }
 _HOST = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=-]+")
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# RFC 9110 §5.5: visible characters, space, tab and obs-text.
+_NO_VALUE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
+_DOMAIN = re.compile(r"\.?[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
+_COOKIE_PATH = re.compile(r"/[\x20-\x3a\x3c-\x7e]*")
+
+# What a value may be filled in with: <name> or {name}; doubled it is text.
+_PARAMETER = re.compile(
+    r"<<([A-Za-z_]\w*)>>|\{\{([A-Za-z_]\w*)\}\}|<([A-Za-z_]\w*)>|\{([A-Za-z_]\w*)\}", re.ASCII
+)
+
+HOP_FIELDS: frozenset[str] = frozenset(
+    {
+        "connection",
+        "content-length",
+        "expect",
+        "http2-settings",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authentication-info",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+"""Fields of one connection, its framing among them: no rule can write or keep one."""
+
+
+def split_value(text: str) -> tuple[tuple[str, bool], ...]:
+    """Take a rule's value apart: pieces of text, and names of parameters, which are marked."""
+    pieces: list[tuple[str, bool]] = []
+    end = 0
+    for found in _PARAMETER.finditer(text):
+        doubled = found[1] or found[2]
+        literal = text[end : found.start()]
+        end = found.end()
+        if doubled:
+            pieces.append((literal + found[0][1:-1], False))
+        else:
+            pieces.extend(((literal, False), (found[3] or found[4], True)))
+    pieces.append((text[end:], False))
+    return tuple([piece for piece in pieces if piece[0]])
 
 
 def _positive(name: str, value: float | None) -> None:
@@ -336,30 +381,86 @@ class Match:
 
 @frozen(kw_only=True)
 class HeaderRules:
-    """Edits of field lines.
+    """Edits of field lines, in this order: ``allow``, ``remove``, ``set``, ``add``.
+
+    Names are compared without case. In values ``"<name>"`` or ``"{name}"`` is the text that the route's parameter of this
+    name has captured, decoded; ``"<<name>>"`` is the text ``<name>`` itself. A request whose captured text cannot stand in a
+    field (a control character, or one outside of latin-1) is answered 400.
 
     Attributes:
         set: Fields to write, instead of what is there.
-        add: Fields to append.
+        add: Fields to append. Several of one name are given as pairs.
         remove: Names to delete.
-        allow: The only names to keep, or None for all.
+        allow: The only names to keep of what the other side sent, or None for all. What the gateway itself adds stays, and
+            so does what says how content is to be read: ``Content-Encoding``, ``Content-Length``, ``Content-Range``.
+
+    Raises:
+        ValueError: If a field cannot be sent, or belongs to the connection: those are made for each hop.
+
+    Source:
+        RFC 9110 §5.1, §5.5 (names and values), RFC 9110 §7.6.1 (fields of one hop).
     """
 
     set: tuple[tuple[str, str], ...] = field(default=(), converter=_to_mapping)
     add: tuple[tuple[str, str], ...] = field(default=(), converter=_to_mapping)
     remove: tuple[str, ...] = field(default=(), converter=to_texts)
     allow: tuple[str, ...] | None = field(default=None, converter=optional(to_texts))
+
+    def __attrs_post_init__(self) -> None:
+        for name, value in (*self.set, *self.add):
+            _check_name(name)
+            _check_value(name, value)
+        for name in (*self.remove, *(self.allow or ())):
+            _check_name(name)
+        names = [name.lower() for name, _ in self.set]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"{name!r} is set twice: add the second one")
+
+
+def check_request_rules(rules: HeaderRules) -> None:
+    """Refuse what only rules for responses can do.
+
+    Raises:
+        ValueError: If they name ``Host``, or write ``Via``.
+    """
+    written = {name.lower() for name, _ in (*rules.set, *rules.add)}
+    written.update(name.lower() for name in rules.remove)
+    if "host" in written.union(name.lower() for name in rules.allow or ()):
+        raise ValueError("Host is chosen by host=, not by rules for fields")
+    if "via" in written:
+        raise ValueError("Via is the gateway's own: choose its name with Proxy(via=…)")
+
+
+def _check_name(name: Any) -> None:
+    if not isinstance(name, str) or not _TOKEN.fullmatch(name):
+        raise ValueError(f"not a field name: {name!r}")
+    if name.lower() in HOP_FIELDS:
+        raise ValueError(f"{name!r} belongs to the connection and is made by the gateway")
+
+
+def _check_value(name: str, value: Any) -> None:
+    if not isinstance(value, str) or _NO_VALUE.search(value) is not None:
+        raise ValueError(
+            f"the value of {name!r} has a character that no field can have: {value!r}"
+        )
 
 
 @frozen(kw_only=True)
 class QueryRules:
-    """Edits of the query.
+    """Edits of the query, in this order: ``allow``, ``remove``, ``set``, ``add``.
+
+    Parameters are what stands between ``&``; names are compared after one percent-decoding. What no rule names keeps its
+    place and its bytes. In values ``"<name>"`` or ``"{name}"`` is what the route's parameter of this name has captured.
 
     Attributes:
         set: Parameters to write, instead of what is there.
-        add: Parameters to append.
+        add: Parameters to append. Several of one name are given as pairs.
         remove: Names to delete.
-        allow: The only names to keep, or None for all.
+        allow: The only names to keep of what the client sent, or None for all.
+
+    Raises:
+        ValueError: If a name is empty.
     """
 
     set: tuple[tuple[str, str], ...] = field(default=(), converter=_to_mapping)
@@ -367,20 +468,50 @@ class QueryRules:
     remove: tuple[str, ...] = field(default=(), converter=to_texts)
     allow: tuple[str, ...] | None = field(default=None, converter=optional(to_texts))
 
+    def __attrs_post_init__(self) -> None:
+        pairs = (
+            *self.set,
+            *self.add,
+            *((name, "") for name in (*self.remove, *(self.allow or ()))),
+        )
+        for name, value in pairs:
+            if not name or not isinstance(name, str):
+                raise ValueError(f"not the name of a parameter: {name!r}")
+            if not isinstance(value, str):
+                raise ValueError(f"the value of {name!r} is a string: {value!r}")  # noqa: TRY004 - as every other rule here.
+
 
 @frozen(kw_only=True)
 class CookieRules:
-    """How the upstream's cookies are made to fit the gateway's address (RFC 6265 §4.1.2).
+    """How the upstream's cookies are made to fit the gateway's address.
+
+    A cookie whose name begins with ``__Host-`` keeps its domain and path, and one that begins with ``__Secure-`` or
+    ``__Host-`` stays secure: browsers would refuse it otherwise.
 
     Attributes:
-        domain: The ``Domain`` to write, an empty string to delete it, None to leave it.
-        path: The ``Path`` to write, None to leave it.
-        secure: Whether to write ``Secure``, None to leave it.
+        domain: The ``Domain`` to write, an empty string to delete it (the cookie is then the gateway's own host's), None to
+            leave it.
+        path: The ``Path`` to write; ``"rewrite"`` maps the one that is there to the public address, as ``location`` does;
+            None leaves it.
+        secure: True writes ``Secure``, False deletes it, None leaves it.
+
+    Raises:
+        ValueError: If a value cannot stand in ``Set-Cookie``.
+
+    Source:
+        RFC 6265 §4.1.2 (attributes), RFC 6265 §5.1.4 (paths and path-match).
     """
 
     domain: str | None = None
     path: str | None = None
     secure: bool | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.domain and not _DOMAIN.fullmatch(self.domain):
+            raise ValueError(f"domain is a host name: {self.domain!r}")
+        path = self.path
+        if path not in {None, "rewrite"} and not _COOKIE_PATH.fullmatch(str(path)):
+            raise ValueError(f"path is 'rewrite' or starts with a slash: {path!r}")
 
 
 @frozen(kw_only=True)

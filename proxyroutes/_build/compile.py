@@ -239,6 +239,7 @@ def _compile_websocket(
         plain=not spec.facts.speaks and not spec.facts.parameters and not spec.dependencies,
         settings=read_settings(spec),
         allowed_origins=read_origins(spec),
+        steps=read_steps(spec, template, defaults, problems),
     )
 
 

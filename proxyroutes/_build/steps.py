@@ -9,7 +9,8 @@ from typing import Any
 
 from proxyroutes._build.check import Problems
 from proxyroutes._build.defaults import Defaults
-from proxyroutes._declare.specs import RouteSpec
+from proxyroutes._build.transforms import given_to, read_edits, read_filters
+from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.templates import Template
 from proxyroutes._serve.plan import Steps
 
@@ -17,7 +18,7 @@ __all__ = ["read_steps"]
 
 
 def read_steps(
-    spec: RouteSpec, template: Template, defaults: Defaults, problems: Problems
+    spec: RouteSpec | WebSocketSpec, template: Template, defaults: Defaults, problems: Problems
 ) -> Steps | None:
     """The steps of a route, or None where it is plain.
 
@@ -27,7 +28,10 @@ def read_steps(
         defaults: What the proxy gives.
         problems: Where mistakes are entered.
     """
-    del spec, template, defaults, problems
+    del defaults
     # Each kind of step that a route has becomes one entry here, under its name in ``Steps``.
     steps: dict[str, Any] = {}
+    steps.update(read_edits(given_to(spec), template, problems, spec.facts.location))
+    if isinstance(spec, RouteSpec):
+        steps.update(read_filters(given_to(spec), problems, spec.facts.location))
     return Steps(**steps) if steps else None

@@ -77,6 +77,8 @@ class Exchange:
     may_watch = False
     # The content that somebody else reads, if the request has some.
     body: Listener | None = None
+    # What is let go of at the end beside the sweeper's entry: streams with filters.
+    closers: tuple[Callable[[], None], ...] = ()
     # The total time is over: no further attempt.
     expired = False
     _watch: asyncio.Task[None] | None = None
@@ -245,6 +247,8 @@ class Exchange:
             self._watch.cancel()
         if self._listener is not None:
             self._listener.cancel()
+        for close in self.closers:
+            close()
         for observer in self._observers:
             try:
                 observer(self)

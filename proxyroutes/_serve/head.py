@@ -52,9 +52,13 @@ def make_head(scope: Scope, plan: Plan, found: Found, received: ReceivedFields) 
     host = plan.host
     if host == b"":
         host = received.host or None
-    return ForwardedHead(
+    head = ForwardedHead(
         scope["method"].encode("ascii"), target, fields, host, received.content_length
     )
+    if plan.steps is not None:
+        for edit in plan.steps.request_edits:
+            edit(scope, found, head)
+    return head
 
 
 def forwarded_path(scope: Scope, plan: Plan, found: Found) -> bytes:

@@ -16,6 +16,7 @@ from proxyroutes._serve.head import make_head, read_request
 from proxyroutes._serve.match import Found
 from proxyroutes._serve.plan import Plan
 from proxyroutes._serve.relay import Answer
+from proxyroutes._serve.steps.messages import outgoing
 from proxyroutes._state.pools import DestinationState, PoolState
 from proxyroutes.exceptions import (
     GatewayError,
@@ -176,8 +177,12 @@ async def ask(
         GatewayError: If there is no response.
         ClientLeft: If the client left.
     """
+    if plan.steps is not None or state.rules is not None:
+        head, body = outgoing(exchange, plan, state, head, body)
     answer = await attempts(exchange, state, head, body, timeouts)
     answer.prepare(plan, found)
+    if answer.filtered is not None:
+        await answer.begin()
     return answer
 
 

@@ -17,11 +17,21 @@ from proxyroutes._state.destinations import DestinationState, DestinationStatus
 from proxyroutes._state.health import Watch, watch_key
 from proxyroutes._state.loops import LoopStates
 from proxyroutes._state.monitor import HealthMonitor, MonitorState
+from proxyroutes._state.rules import PoolRules, read_rules
 from proxyroutes._state.sweeper import Sweeper
 from proxyroutes.exceptions import NoDestinationError
 from proxyroutes.policies.balancing import PowerOfTwoChoices
 from proxyroutes.policies.outliers import OutlierDetection
-from proxyroutes.settings import TLS, Destination, HealthCheck, Timeouts, to_health_check
+from proxyroutes.settings import (
+    TLS,
+    CookieRules,
+    Destination,
+    HeaderRules,
+    HealthCheck,
+    QueryRules,
+    Timeouts,
+    to_health_check,
+)
 from proxyroutes.transports.http1 import Http1Transport
 from proxyroutes.transports.websocket import BoundWebSockets
 from proxyroutes.typing import Balancer, Balancing, BoundTransport, ForwardedHead, Transport
@@ -38,23 +48,25 @@ class Lease:
 
     Attributes:
         destination: What it is for.
+        pool: What it is from.
         status: The status that the destination answered with, 0 before. Entered into its record at the release.
         failed: Whether the destination is to blame for how it ended.
     """
 
-    __slots__ = ("_pool", "destination", "failed", "status")
+    __slots__ = ("_held", "destination", "failed", "pool", "status")
 
     def __init__(self, pool: PoolState, destination: DestinationState) -> None:
-        self._pool: PoolState | None = pool
+        self._held = True
+        self.pool = pool
         self.destination = destination
         self.status = 0
         self.failed = False
 
     def release(self) -> None:
         """Give it back; a second call does nothing."""
-        pool = self._pool
-        if pool is not None:
-            self._pool = None
+        if self._held:
+            self._held = False
+            pool = self.pool
             destination = self.destination
             was_full = destination.limited and destination.full
             destination.in_flight -= 1
@@ -90,6 +102,9 @@ class PoolState:
     health: HealthCheck | None
     panic: bool
     outliers: OutlierDetection | None
+    rules: PoolRules | None = None
+    # What the request path has compiled the rules to.
+    steps: Any = None
     available: tuple[DestinationState, ...] = field(init=False)
     sweeper: Sweeper = field(init=False)
     in_flight: int = 0
@@ -345,10 +360,17 @@ class UpstreamPool:
         slow_start: Slow start. Not in this release.
         panic: Use every destination where none is healthy, instead of answering 503. Said once in the log.
         transport: How requests are sent; None is the default transport.
+        request_headers: Rules for the fields of every request that it is given, after those of the route. Like every rule
+            of a pool they are not filled in: a pool has no path parameters.
+        response_headers: Rules for the fields of every response that it gives, after those of the route.
+        query_rules: Rules for the query of every request, after those of the route.
+        cookies: Rules for its cookies, after those of the route.
+        request_filters: Filters of the content of its requests, after those of the route.
+        response_filters: Filters of the content of its responses, before those of the route.
         tls: How TLS is spoken with ``https`` destinations; None verifies against the system's certificates.
 
     Raises:
-        TypeError: If ``destinations`` is a lone string.
+        TypeError: If ``destinations`` is a lone string, or a rule is of another kind.
         ValueError: If there is no destination, one is repeated, or a keyword is not in this release.
     """
 
@@ -361,6 +383,12 @@ class UpstreamPool:
         balancing: Balancing | None = None,
         health: HealthCheck | str | None = None,
         outliers: OutlierDetection | None = _OUTLIERS,
+        request_headers: HeaderRules | None = None,
+        response_headers: HeaderRules | None = None,
+        query_rules: QueryRules | None = None,
+        cookies: CookieRules | None = None,
+        request_filters: Sequence[Any] = (),
+        response_filters: Sequence[Any] = (),
         breaker: Any = None,
         affinity: Any = None,
         retry: Any = None,
@@ -397,6 +425,15 @@ class UpstreamPool:
         self.balancing: Balancing = balancing or PowerOfTwoChoices()
         self._health = to_health_check(health)
         self.outliers = outliers
+        self.rules = read_rules(
+            name,
+            request_headers=request_headers,
+            response_headers=response_headers,
+            query_rules=query_rules,
+            cookies=cookies,
+            request_filters=request_filters,
+            response_filters=response_filters,
+        )
         self.panic = panic
         self.timeouts = timeouts
         self.transport: Transport = transport or Http1Transport()
@@ -448,6 +485,7 @@ class UpstreamPool:
             health=self._health,
             panic=self.panic,
             outliers=self.outliers,
+            rules=self.rules,
         )
 
     # Health.

@@ -1,0 +1,123 @@
+"""Declared edits become steps: rules for fields, query and cookies, compiled against the route's template."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from attrs import asdict
+
+from proxyroutes._build.check import Problems
+from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
+from proxyroutes._declare.templates import Template
+from proxyroutes._serve.steps.cookies import compile_cookies
+from proxyroutes._serve.steps.edits import (
+    CheckCaptures,
+    RequestHeaderEdit,
+    RequestQueryEdit,
+    ResponseHeaderEdit,
+    captures_of,
+    compile_headers,
+    compile_query,
+)
+from proxyroutes.exceptions import DeclarationError
+from proxyroutes.filters import StreamFilter, to_filters
+from proxyroutes.settings import CookieRules, HeaderRules, QueryRules
+
+__all__ = ["given_to", "read_edits", "read_filters"]
+
+EditT = TypeVar("EditT")
+
+
+def given_to(spec: RouteSpec | WebSocketSpec) -> Mapping[str, Any]:
+    """What a route of either kind was given, by keyword."""
+    if isinstance(spec, WebSocketSpec):
+        return spec.options
+    return asdict(spec, recurse=False)
+
+
+class _Reader:
+    """Compiles the rules of one route; mistakes are entered, and leave a rule out."""
+
+    def __init__(self, given: Mapping[str, Any], problems: Problems, location: str) -> None:
+        self._given = given
+        self._problems = problems
+        self._location = location
+
+    def read(self, name: str, kind: type[Any], compiled: Callable[[Any], EditT]) -> list[EditT]:
+        edits: list[EditT] = []
+        for rules in self._given.get(name, ()):
+            if not isinstance(rules, kind):
+                problem = f"{name}: a {kind.__name__} is meant, not {rules!r}"
+            else:
+                try:
+                    edits.append(compiled(rules))
+                except ValueError as error:
+                    problem = f"{name}: {error}"
+                else:
+                    continue
+            self._problems.add(DeclarationError(problem), self._location)
+        return edits
+
+
+def read_edits(
+    given: Mapping[str, Any], template: Template, problems: Problems, location: str
+) -> dict[str, Any]:
+    """The edits of a route as entries of its ``Steps``; empty where it has none.
+
+    Args:
+        given: What it was given, by keyword.
+        template: Its path, whose parameters may be filled in.
+        problems: Where mistakes are entered.
+        location: File and line of its stub.
+    """
+    names = template.names
+    reader = _Reader(given, problems, location)
+    queries = reader.read("query_rules", QueryRules, lambda rules: compile_query(rules, names))
+    requests = reader.read(
+        "request_headers", HeaderRules, lambda rules: compile_headers(rules, names)
+    )
+    cookies = reader.read("cookies", CookieRules, compile_cookies)
+    responses = reader.read(
+        "response_headers",
+        HeaderRules,
+        lambda rules: compile_headers(rules, names, response=True),
+    )
+    captures = frozenset().union(*(captures_of(edit) for edit in responses))
+    request_edits = (
+        *((CheckCaptures(captures),) if captures else ()),
+        *(RequestQueryEdit(edit) for edit in queries),
+        *(RequestHeaderEdit(edit) for edit in requests),
+    )
+    response_edits = (*cookies, *(ResponseHeaderEdit(edit) for edit in responses))
+    return {
+        name: edits
+        for name, edits in (("request_edits", request_edits), ("response_edits", response_edits))
+        if edits
+    }
+
+
+def read_filters(
+    given: Mapping[str, Any], problems: Problems, location: str
+) -> dict[str, tuple[StreamFilter, ...]]:
+    """The filters of a route as entries of its ``Steps``, those of the response turned round as nested middleware is.
+
+    Args:
+        given: What it was given, by keyword: one list for each level, the outermost first.
+        problems: Where mistakes are entered.
+        location: File and line of its stub.
+    """
+    found: dict[str, tuple[StreamFilter, ...]] = {}
+    for name in ("request_filters", "response_filters"):
+        levels: list[tuple[StreamFilter, ...]] = []
+        for values in given.get(name, ()):
+            try:
+                levels.append(to_filters(values))
+            except TypeError as error:
+                problems.add(DeclarationError(f"{name}: {error}"), location)
+        if name == "response_filters":
+            levels.reverse()
+        filters = tuple(one for level in levels for one in level)
+        if filters:
+            found[name] = filters
+    return found
