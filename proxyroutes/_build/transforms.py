@@ -21,7 +21,8 @@ from proxyroutes._serve.steps.edits import (
     compile_query,
 )
 from proxyroutes.exceptions import DeclarationError
-from proxyroutes.filters import StreamFilter, to_filters
+from proxyroutes.filters import StreamFilter
+from proxyroutes.filters._filter import to_filters
 from proxyroutes.settings import CookieRules, HeaderRules, QueryRules
 
 __all__ = ["given_to", "read_edits", "read_filters"]

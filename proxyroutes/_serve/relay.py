@@ -85,7 +85,7 @@ class Answer:
                 relocate=self._relocate if plan.map_location and found is not None else None,
             )
             lease = self._lease
-            if lease is not None and (plan.steps is not None or lease.pool.rules is not None):
+            if lease is not None and (plan.steps is not None or lease.lender.rules is not None):
                 self._take_steps(plan, found, lease, filtered=filtered)
         except GatewayError as error:
             if self._lease is not None:
@@ -99,14 +99,14 @@ class Answer:
         exchange = self.exchange
         if filtered:
             content = filter_response_content(
-                exchange, plan, lease.pool, self.upstream, self.fields
+                exchange, plan, lease.lender, self.upstream, self.fields
             )
             if isinstance(content, FilteredResponse):
                 self.upstream = self.filtered = content
                 self.fields = content.fields
             elif content is not None:
                 self.fields = content
-        fields = edit_response(plan, found, lease.pool, lease.destination, self.fields)
+        fields = edit_response(plan, found, lease.lender, lease.destination, self.fields)
         # What the server in front adds by itself comes once (CONFORMANCE H-44).
         names = server_fields(exchange.receive)
         self.fields = [field for field in fields if field[0] not in names]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from attrs import field, frozen
 
-from proxyroutes.filters import StreamFilter, to_filters
+from proxyroutes.filters import StreamFilter
+from proxyroutes.filters._filter import to_filters
 from proxyroutes.settings import (
     CookieRules,
     HeaderRules,
@@ -16,7 +17,7 @@ from proxyroutes.settings import (
     split_value,
 )
 
-__all__ = ["PoolRules", "read_rules"]
+__all__ = ["PoolRules", "Ruled", "read_rules"]
 
 
 @frozen(kw_only=True)
@@ -53,6 +54,16 @@ class PoolRules:
                 _check_values(name, rules)
         if self.request_headers is not None:
             check_request_rules(self.request_headers)
+
+
+class Ruled(Protocol):
+    """A pool's state, as far as rules are concerned."""
+
+    rules: PoolRules | None
+    """What the pool was given, or None: nothing is done then."""
+
+    steps: Any
+    """What the request path has compiled the rules to, or None before that."""
 
 
 def _check_values(name: str, rules: HeaderRules | QueryRules) -> None:

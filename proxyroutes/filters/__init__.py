@@ -11,7 +11,6 @@ from proxyroutes.filters._filter import (
     by_event,
     by_line,
     by_record,
-    to_filters,
 )
 from proxyroutes.filters._framing import ServerSentEvent, StreamError
 
@@ -24,5 +23,4 @@ __all__ = [
     "by_event",
     "by_line",
     "by_record",
-    "to_filters",
 ]

@@ -30,8 +30,7 @@ from proxyroutes._serve.steps.streams import (
     Stream,
     refuse_content,
 )
-from proxyroutes._state.pools import PoolState
-from proxyroutes._state.rules import PoolRules
+from proxyroutes._state.rules import PoolRules, Ruled
 from proxyroutes.exceptions import Stage, UpstreamProtocolError
 from proxyroutes.filters import StreamError, StreamFacts, StreamFilter
 from proxyroutes.filters._codings import known_codings, open_decoders
@@ -66,9 +65,9 @@ class _PoolEdits:
     cookies: CookieEdit | None
 
 
-def _edits(state: PoolState) -> _PoolEdits | None:
+def _edits(state: Ruled) -> _PoolEdits | None:
     """The compiled rules of a pool, which is done once for each of its states."""
-    rules: PoolRules | None = state.rules
+    rules = state.rules
     if rules is None:
         return None
     if state.steps is None:
@@ -92,7 +91,7 @@ def _nothing(number: int) -> bytes:
     return b""
 
 
-def edit_for_pool(state: PoolState, head: ForwardedHead) -> ForwardedHead:
+def edit_for_pool(state: Ruled, head: ForwardedHead) -> ForwardedHead:
     """A head as a pool's rules make it; the one that is given stays as it is, for another pool."""
     edits = _edits(state)
     head = ForwardedHead(
@@ -107,7 +106,7 @@ def edit_for_pool(state: PoolState, head: ForwardedHead) -> ForwardedHead:
 
 
 def outgoing(
-    exchange: Exchange, plan: Plan, state: PoolState, head: ForwardedHead, body: Body | None
+    exchange: Exchange, plan: Plan, state: Ruled, head: ForwardedHead, body: Body | None
 ) -> tuple[ForwardedHead, Body | None]:
     """Head and content as they are sent to a pool.
 
@@ -155,13 +154,13 @@ def _open_body(
 
 
 def edit_response(
-    plan: Plan, found: Any, state: PoolState | None, destination: Endpoint, fields: Fields
+    plan: Plan, found: Any, state: Ruled, destination: Endpoint, fields: Fields
 ) -> Fields:
     """The field lines of a response with the rules of its route and its pool applied."""
     if plan.steps is not None:
         for edit in plan.steps.response_edits:
             fields = edit(fields, found, destination)
-    edits = None if state is None else _edits(state)
+    edits = _edits(state)
     if edits is not None:
         if edits.cookies is not None:
             fields = edits.cookies(fields, found, destination)
@@ -173,7 +172,7 @@ def edit_response(
 def filter_response_content(
     exchange: Exchange,
     plan: Plan,
-    state: PoolState | None,
+    state: Ruled,
     upstream: UpstreamResponse,
     fields: Fields,
 ) -> FilteredResponse | Fields | None:
@@ -186,7 +185,7 @@ def filter_response_content(
         GatewayError: If the content cannot be filtered.
     """
     steps = plan.steps or _PLAIN
-    rules = _NO_RULES if state is None or state.rules is None else state.rules
+    rules = state.rules or _NO_RULES
     filters = (*rules.response_filters, *steps.response_filters)
     status = upstream.status
     if not filters or status in {204, 205}:
