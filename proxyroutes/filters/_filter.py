@@ -14,6 +14,7 @@ from proxyroutes.filters._framing import (
     LineFraming,
     RecordFraming,
     ServerSentEvent,
+    StreamError,
 )
 from proxyroutes.typing import JSONValue
 
@@ -113,15 +114,22 @@ class _Frames:
     ) -> AsyncIterator[Any]:
         async for chunk in chunks:
             last: Any = self
+            failure: StreamError | None = None
+            items = framing.feed(chunk)
             # One ahead: it is known then whether there is another one without waiting for it.
-            for item in framing.feed(chunk):
+            while True:
+                try:
+                    item = next(items, self)
+                except StreamError as error:
+                    failure, item = error, self
+                self.more = item is not self
                 if last is not self:
-                    self.more = True
                     yield last
+                if item is self:
+                    break
                 last = item
-            self.more = False
-            if last is not self:
-                yield last
+            if failure is not None:
+                raise failure
         for item in framing.finish():
             yield item
 
