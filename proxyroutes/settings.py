@@ -514,20 +514,63 @@ class CookieRules:
             raise ValueError(f"path is 'rewrite' or starts with a slash: {path!r}")
 
 
+def _to_trusted(values: Iterable[str]) -> tuple[str, ...]:
+    found = to_texts(values)
+    for value in found:
+        if value != UNIX:
+            ipaddress.ip_network(value)
+    return found
+
+
+UNIX = "unix"
+"""Among trusted peers: those that come over a Unix socket."""
+
+
 @frozen(kw_only=True)
 class Forwarding:
     """What the upstream is told of the client's side.
 
     Attributes:
-        mode: ``"set"``: what the client sent is dropped and ours is set. ``"off"``: it is dropped and nothing is set.
+        mode: ``"set"``: what the client sent is dropped and ours is set. ``"append"``: what a trusted peer sent is kept and
+            ours is added to it; for any other peer as ``"set"``. ``"off"``: it is dropped and nothing is set.
         forwarded: Whether ``Forwarded`` (RFC 7239) is set.
         x_forwarded: Whether ``X-Forwarded-For``, ``-Host``, ``-Proto`` and ``-Prefix`` are set.
+        trusted: Networks and addresses of the proxies in front whose fields are believed, such as ``"10.0.0.0/8"``;
+            ``"unix"`` for those that come over a Unix socket. Only the peer that the server names counts: run it so that it
+            does not read these fields itself (uvicorn: ``proxy_headers=False``).
+        client_cert: How the certificate that the client has shown is told: ``"rfc9440"`` in ``Client-Cert`` and
+            ``Client-Cert-Chain``, ``"xfcc"`` in ``X-Forwarded-Client-Cert``, ``"off"`` not at all. It is read from the
+            server's TLS extension of ASGI; a trusted peer's word is passed on. What anybody else sends of these fields is
+            always dropped.
+
+    Raises:
+        ValueError: If a value is none of these, ``trusted`` has what is no network, or one of ``"append"`` and ``trusted``
+            is given without the other.
+
+    Source:
+        RFC 7239 (Forwarded), RFC 9440 (Client-Cert).
     """
 
-    mode: Literal["set", "off"] = "set"
+    mode: Literal["set", "append", "off"] = "set"
     forwarded: bool = True
     x_forwarded: bool = True
+    trusted: tuple[str, ...] = field(default=(), converter=_to_trusted)
+    client_cert: Literal["off", "rfc9440", "xfcc"] = "off"
+    _networks: tuple[Any, ...] = field(init=False, default=(), eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        if self.mode not in {"set", "off"}:
-            raise ValueError(f"mode is 'set' or 'off': {self.mode!r}")
+        if self.mode not in {"set", "append", "off"}:
+            raise ValueError(f"mode is 'set', 'append' or 'off': {self.mode!r}")
+        if self.client_cert not in {"off", "rfc9440", "xfcc"}:
+            raise ValueError(f"client_cert is 'off', 'rfc9440' or 'xfcc': {self.client_cert!r}")
+        if (self.mode == "append") != bool(self.trusted):
+            raise ValueError(
+                "mode='append' and trusted belong together: write mode='append', trusted=['10.0.0.0/8']"
+            )
+        networks = tuple(ipaddress.ip_network(one) for one in self.trusted if one != UNIX)
+        object.__setattr__(self, "_networks", networks)
+
+    @property
+    def networks(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+        """The networks of ``trusted``."""
+        return self._networks

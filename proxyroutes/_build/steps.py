@@ -28,10 +28,9 @@ def read_steps(
         defaults: What the proxy gives.
         problems: Where mistakes are entered.
     """
-    del defaults
     # Each kind of step that a route has becomes one entry here, under its name in ``Steps``.
     steps: dict[str, Any] = {}
-    steps.update(read_edits(given_to(spec), template, problems, spec.facts.location))
+    steps.update(read_edits(given_to(spec), template, defaults, problems, spec.facts.location))
     if isinstance(spec, RouteSpec):
         steps.update(read_filters(given_to(spec), problems, spec.facts.location))
     return Steps(**steps) if steps else None

@@ -8,8 +8,11 @@ from typing import Any, TypeVar
 from attrs import asdict
 
 from proxyroutes._build.check import Problems
+from proxyroutes._build.defaults import Defaults
 from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.templates import Template
+from proxyroutes._serve.forwarding import Hop
+from proxyroutes._serve.plan import RequestEdit
 from proxyroutes._serve.steps.cookies import compile_cookies
 from proxyroutes._serve.steps.edits import (
     CheckCaptures,
@@ -20,12 +23,20 @@ from proxyroutes._serve.steps.edits import (
     compile_headers,
     compile_query,
 )
+from proxyroutes._serve.steps.trust import ClientCertificate, JoinPrefix, TrustingHop
 from proxyroutes.exceptions import DeclarationError
 from proxyroutes.filters import StreamFilter
 from proxyroutes.filters._filter import to_filters
-from proxyroutes.settings import CookieRules, HeaderRules, QueryRules
+from proxyroutes.settings import CookieRules, Forwarding, HeaderRules, QueryRules
 
-__all__ = ["given_to", "read_edits", "read_filters"]
+__all__ = [
+    "forwarding_edits",
+    "forwarding_of",
+    "given_to",
+    "make_hop",
+    "read_edits",
+    "read_filters",
+]
 
 EditT = TypeVar("EditT")
 
@@ -35,6 +46,26 @@ def given_to(spec: RouteSpec | WebSocketSpec) -> Mapping[str, Any]:
     if isinstance(spec, WebSocketSpec):
         return spec.options
     return asdict(spec, recurse=False)
+
+
+def forwarding_of(value: Any, defaults: Defaults) -> Forwarding:
+    """What holds for a route: its own, or the proxy's."""
+    return value if isinstance(value, Forwarding) else defaults.forwarding
+
+
+def make_hop(forwarding: Forwarding, via: bytes) -> Hop:
+    """This gateway as a hop, on one kind of routes."""
+    return (TrustingHop if forwarding.mode == "append" else Hop)(forwarding, via)
+
+
+def forwarding_edits(forwarding: Forwarding) -> tuple[RequestEdit, ...]:
+    """What has to be edited for it, beside the fields of the hop."""
+    edits: list[RequestEdit] = []
+    if forwarding.mode == "append" and forwarding.x_forwarded:
+        edits.append(JoinPrefix())
+    if forwarding.client_cert != "off":
+        edits.append(ClientCertificate(forwarding))
+    return tuple(edits)
 
 
 class _Reader:
@@ -62,13 +93,18 @@ class _Reader:
 
 
 def read_edits(
-    given: Mapping[str, Any], template: Template, problems: Problems, location: str
+    given: Mapping[str, Any],
+    template: Template,
+    defaults: Defaults,
+    problems: Problems,
+    location: str,
 ) -> dict[str, Any]:
     """The edits of a route as entries of its ``Steps``; empty where it has none.
 
     Args:
         given: What it was given, by keyword.
         template: Its path, whose parameters may be filled in.
+        defaults: What the proxy gives.
         problems: Where mistakes are entered.
         location: File and line of its stub.
     """
@@ -86,6 +122,7 @@ def read_edits(
     )
     captures = frozenset().union(*(captures_of(edit) for edit in responses))
     request_edits = (
+        *forwarding_edits(forwarding_of(given["forwarding"], defaults)),
         *((CheckCaptures(captures),) if captures else ()),
         *(RequestQueryEdit(edit) for edit in queries),
         *(RequestHeaderEdit(edit) for edit in requests),

@@ -18,6 +18,7 @@ from proxyroutes.settings import HeaderRules, QueryRules, check_request_rules, s
 from proxyroutes.typing import Endpoint, Field, Fields, ForwardedHead, Scope
 
 __all__ = [
+    "GATEWAY_FIELDS",
     "CheckCaptures",
     "HeaderEdit",
     "Pieces",
@@ -38,8 +39,7 @@ Captured: TypeAlias = Callable[[int], bytes]
 
 # Fields without which content cannot be read: no list of allowed names drops them.
 _OF_CONTENT = frozenset({b"content-encoding", b"content-length", b"content-range"})
-# What of a forwarded request is the gateway's own: the client's were dropped before.
-_OURS = frozenset(
+GATEWAY_FIELDS = frozenset(
     {
         b"client-cert",
         b"client-cert-chain",
@@ -51,8 +51,11 @@ _OURS = frozenset(
         b"x-forwarded-port",
         b"x-forwarded-prefix",
         b"x-forwarded-proto",
+        b"x-forwarded-server",
+        b"x-real-ip",
     }
 )
+"""What of a forwarded request is the gateway's own: the client's were dropped before."""
 
 
 @frozen(kw_only=True, eq=False)
@@ -151,7 +154,7 @@ def compile_headers(
     if rules.allow is not None:
         kept = frozenset(_lower(name) for name in rules.allow) | _OF_CONTENT
         if not response:
-            kept |= _OURS
+            kept |= GATEWAY_FIELDS
     return HeaderEdit(
         kept=kept,
         gone=frozenset(_lower(name) for name in (*rules.remove, *(name for name, _ in rules.set))),
