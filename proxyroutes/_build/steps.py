@@ -9,7 +9,7 @@ from typing import Any
 
 from proxyroutes._build.check import Problems
 from proxyroutes._build.defaults import Defaults
-from proxyroutes._build.transforms import given_to, read_edits, read_filters
+from proxyroutes._build.transforms import given_to, read_edits, read_filters, read_timing
 from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.templates import Template
 from proxyroutes._serve.plan import Steps
@@ -32,5 +32,6 @@ def read_steps(
     steps: dict[str, Any] = {}
     steps.update(read_edits(given_to(spec), template, defaults, problems, spec.facts.location))
     if isinstance(spec, RouteSpec):
+        steps.update(read_timing(spec, problems))
         steps.update(read_filters(given_to(spec), problems, spec.facts.location))
     return Steps(**steps) if steps else None

@@ -36,6 +36,7 @@ __all__ = [
     "make_hop",
     "read_edits",
     "read_filters",
+    "read_timing",
 ]
 
 EditT = TypeVar("EditT")
@@ -159,3 +160,11 @@ def read_filters(
         if filters:
             found[name] = filters
     return found
+
+
+def read_timing(spec: RouteSpec, problems: Problems) -> dict[str, bool]:
+    """Whether a route tells its times, as an entry of its ``Steps``."""
+    if not isinstance(spec.server_timing, bool):
+        problem = f"server_timing is True or False: {spec.server_timing!r}"
+        problems.add(DeclarationError(problem), spec.facts.location)
+    return {"server_timing": True} if spec.server_timing else {}

@@ -21,7 +21,6 @@ NOT_YET: frozenset[str] = frozenset(
         "on_error",
         "rate_limit",
         "retry",
-        "server_timing",
     }
 )
 """Keywords of the contract that this release records and refuses at build, rather than ignore."""

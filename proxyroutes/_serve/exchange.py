@@ -55,6 +55,8 @@ class Exchange:
         started: Seconds on the loop's clock.
         connected: Seconds on the loop's clock when the last attempt had a connection, or 0.0.
         head: Seconds on the loop's clock when the head of the response was there, or 0.0.
+        asked: Seconds on the loop's clock when a destination was first asked for; 0.0 where nobody wants to know.
+        leased: The same for when the last attempt had its destination.
         ended: Seconds on the loop's clock, or 0.0 while it lasts.
         timeouts: The time-outs that hold for it.
         request_bytes: Bytes of content received.
@@ -68,6 +70,8 @@ class Exchange:
     error: GatewayError | None = None
     attempts = 0
     connected = head = ended = 0.0
+    # Only where the route asks for its times.
+    asked = leased = 0.0
     request_bytes = response_bytes = 0
     attempt: Attempt | None = None
     interruption: GatewayError | ClientLeft | None = None
@@ -113,6 +117,8 @@ class Exchange:
         """Enter a further attempt."""
         self.attempts += 1
         self.destination = destination
+        if self.asked:
+            self.leased = self.loop.time()
         self.attempt = attempt = Attempt()
         return attempt
 

@@ -15,6 +15,7 @@ from proxyroutes._serve.match import Found
 from proxyroutes._serve.plan import Plan
 from proxyroutes._serve.steps.messages import edit_response, filter_response_content
 from proxyroutes._serve.steps.streams import FilteredResponse
+from proxyroutes._serve.steps.timing import add_server_timing
 from proxyroutes._state.pools import Lease
 from proxyroutes.exceptions import GatewayError, RelayInterruptedError, Side, UpstreamProtocolError
 from proxyroutes.typing import Fields, Receive, Send, UpstreamResponse
@@ -110,6 +111,8 @@ class Answer:
         # What the server in front adds by itself comes once (CONFORMANCE H-44).
         names = server_fields(exchange.receive)
         self.fields = [field for field in fields if field[0] not in names]
+        if filtered and plan.steps is not None and plan.steps.server_timing:
+            self.fields = add_server_timing(exchange, self.fields)
 
     async def begin(self) -> None:
         """Filter what is here already of a content that is filtered.

@@ -277,3 +277,32 @@ def test_a_mistake_in_a_rule_of_a_pool_raises_where_it_is_written(options, kind)
     """A pool is a value, and has no path parameters."""
     with pytest.raises(kind, match="pool 'p'"):
         UpstreamPool("p", ["http://up"], **options)
+
+
+@one_transport
+async def test_server_timing_tells_where_the_time_went(serve, lane):
+    """Behind what the upstream tells, and whatever a rule says of the upstream's."""
+    script = [OK.replace(b"OK\r\n", b"OK\r\nServer-Timing: db;dur=5\r\n")]
+    async with ScriptedOrigin(script) as origin:
+        gateway = await serve(origin.url, lane=lane, server_timing=True)
+        reply = await gateway.get()
+        (value,) = reply.all("server-timing")
+        metrics = [one.partition(b";dur=") for one in value.split(b", ")]
+
+        assert [b"db", b"queue", b"connect", b"first-byte", b"gateway"] == [
+            name for name, _, _ in metrics
+        ]
+        assert min(float(duration) for _, _, duration in metrics) >= 0
+
+
+async def test_server_timing_is_a_claim():
+    """It is on or off."""
+    proxy = Proxy()
+
+    @proxy.get("/", upstream="http://up", server_timing="on")
+    async def stub() -> None: ...
+
+    with pytest.raises(BuildError) as caught:
+        proxy.build_router()
+
+    assert "server_timing is True or False" in str(caught.value.exceptions[0])

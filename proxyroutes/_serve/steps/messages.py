@@ -114,6 +114,8 @@ def outgoing(
         GatewayError: If the content cannot be filtered.
     """
     steps, rules = plan.steps or _PLAIN, state.rules or _NO_RULES
+    if steps.server_timing:
+        exchange.asked = exchange.loop.time()
     head = edit_for_pool(state, head)
     if steps.response_filters or rules.response_filters:
         _ask_for_what_can_be_filtered(head)
