@@ -10,10 +10,10 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import unquote, urlsplit
 
-from attrs import field, frozen
+from attrs import Factory, field, frozen
 from attrs.converters import optional
 
 if TYPE_CHECKING:
@@ -522,6 +522,8 @@ def _to_trusted(values: Iterable[str]) -> tuple[str, ...]:
     return found
 
 
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
 UNIX = "unix"
 """Among trusted peers: those that come over a Unix socket."""
 
@@ -542,6 +544,7 @@ class Forwarding:
             ``Client-Cert-Chain``, ``"xfcc"`` in ``X-Forwarded-Client-Cert``, ``"off"`` not at all. It is read from the
             server's TLS extension of ASGI; a trusted peer's word is passed on. What anybody else sends of these fields is
             always dropped.
+        networks: The networks of ``trusted``.
 
     Raises:
         ValueError: If a value is none of these, ``trusted`` has what is no network, or one of ``"append"`` and ``trusted``
@@ -556,7 +559,15 @@ class Forwarding:
     x_forwarded: bool = True
     trusted: tuple[str, ...] = field(default=(), converter=_to_trusted)
     client_cert: Literal["off", "rfc9440", "xfcc"] = "off"
-    _networks: tuple[Any, ...] = field(init=False, default=(), eq=False, repr=False)
+    networks: tuple[Network, ...] = field(
+        init=False,
+        eq=False,
+        repr=False,
+        default=Factory(
+            lambda self: tuple(ipaddress.ip_network(one) for one in self.trusted if one != UNIX),
+            takes_self=True,
+        ),
+    )
 
     def __attrs_post_init__(self) -> None:
         if self.mode not in {"set", "append", "off"}:
@@ -567,10 +578,3 @@ class Forwarding:
             raise ValueError(
                 "mode='append' and trusted belong together: write mode='append', trusted=['10.0.0.0/8']"
             )
-        networks = tuple(ipaddress.ip_network(one) for one in self.trusted if one != UNIX)
-        object.__setattr__(self, "_networks", networks)
-
-    @property
-    def networks(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
-        """The networks of ``trusted``."""
-        return self._networks

@@ -7,6 +7,7 @@ never looks complete (RFC 9112 §8).
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 from proxyroutes._serve.exchange import ClientLeft, Exchange
 from proxyroutes._serve.fields import filter_response, has_bad_name, has_bad_value
@@ -121,9 +122,7 @@ class Answer:
             GatewayError: If it cannot be filtered: nothing was sent to the client.
             ClientLeft: If the client left.
         """
-        content = self.filtered
-        if content is None:
-            return
+        content = cast("FilteredResponse", self.filtered)
         exchange = self.exchange
         try:
             exchange.enter()

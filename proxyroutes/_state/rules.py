@@ -79,8 +79,8 @@ def _check_values(name: str, rules: HeaderRules | QueryRules) -> None:
 def read_rules(
     name: str,
     *,
-    request_filters: Sequence[Any],
-    response_filters: Sequence[Any],
+    request_filters: Sequence[Any] | None,
+    response_filters: Sequence[Any] | None,
     **rules: Any,
 ) -> PoolRules | None:
     """The rules of a pool, or None where it has none.
@@ -93,7 +93,9 @@ def read_rules(
         return None
     try:
         return PoolRules(
-            request_filters=request_filters, response_filters=response_filters, **rules
+            request_filters=request_filters or (),
+            response_filters=response_filters or (),
+            **rules,
         )
     except (TypeError, ValueError) as error:
         raise type(error)(f"pool {name!r}: {error}") from error

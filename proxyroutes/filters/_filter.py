@@ -6,7 +6,7 @@ import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Literal, TypeAlias, overload
 
-from attrs import field, frozen
+from attrs import Factory, field, frozen
 
 from proxyroutes.filters._framing import (
     EventFraming,
@@ -66,10 +66,12 @@ class StreamFilter:
     function: Callable[..., AsyncIterator[Any]] = field(kw_only=False)
     framing: Callable[[], Framing[Any]] | None = field(default=None, eq=False, repr=False)
     media_types: frozenset[str] | None = None
-    takes_facts: bool = field(init=False, default=False, repr=False, eq=False)
-
-    def __attrs_post_init__(self) -> None:
-        object.__setattr__(self, "takes_facts", _takes_facts(self.function))
+    _wants_facts: bool = field(
+        init=False,
+        repr=False,
+        eq=False,
+        default=Factory(lambda self: _takes_facts(self.function), takes_self=True),
+    )
 
     def fits(self, media_type: str) -> bool:
         """Whether it is meant for a content of this type."""
@@ -85,7 +87,7 @@ class StreamFilter:
         """
         framing = None if self.framing is None else self.framing()
         frames = chunks if framing is None else _Frames(chunks, framing)
-        arguments = (frames, facts) if self.takes_facts else (frames,)
+        arguments = (frames, facts) if self._wants_facts else (frames,)
         filtered = self.function(*arguments)
         if not hasattr(filtered, "__anext__"):
             raise TypeError(

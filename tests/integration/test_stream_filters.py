@@ -287,7 +287,6 @@ async def test_an_event_that_does_not_end_breaks_the_relay(serve):
         assert "larger than 1000 bytes" in str(record.error)
 
 
-@one_transport
 async def test_a_request_line_over_its_cap_is_answered_413(serve):
     """The client is to blame."""
 
@@ -499,7 +498,6 @@ async def test_a_filter_that_raises_behind_the_head_breaks_the_relay(serve, lane
         assert (200, b"abc", False) == (reply.status, reply.body, reply.complete)
 
 
-@one_transport
 async def test_a_request_filter_that_raises_is_answered_502(serve):
     """The upstream's connection is closed: its request was not complete."""
     async with ScriptedOrigin([ReadHead(), ReadUntil()]) as origin:
@@ -511,7 +509,6 @@ async def test_a_request_filter_that_raises_is_answered_502(serve):
         assert not bytes(origin.requests[0]).endswith(b"0\r\n\r\n")
 
 
-@one_transport
 async def test_a_request_filter_may_refuse_the_request(serve):
     """An error of the gateway's own keeps its status."""
 

@@ -19,6 +19,7 @@ from proxyroutes.typing import Endpoint, Field, Fields, ForwardedHead, Scope
 
 __all__ = [
     "GATEWAY_FIELDS",
+    "Captured",
     "CheckCaptures",
     "HeaderEdit",
     "Pieces",

@@ -10,13 +10,14 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from proxyroutes._serve.body import BufferedBody
 from proxyroutes._serve.exchange import Exchange
 from proxyroutes._serve.plan import Plan, Steps
 from proxyroutes._serve.steps.cookies import CookieEdit, compile_cookies
 from proxyroutes._serve.steps.edits import (
+    Captured,
     HeaderEdit,
     QueryEdit,
     compile_headers,
@@ -53,6 +54,8 @@ _OF_BYTES = frozenset(
 )
 _RANGES = frozenset({b"accept-encoding", b"if-range", b"range"})
 _PLAIN = Steps()
+# A pool's values are text: nothing is looked up here.
+_NO_CAPTURES: Captured = dict[int, bytes]().__getitem__
 
 
 @frozen(kw_only=True, eq=False)
@@ -85,23 +88,15 @@ def _edits(state: Ruled) -> _PoolEdits | None:
     return edits
 
 
-def _nothing(number: int) -> bytes:
-    """A pool has no parameters."""
-    del number
-    return b""
-
-
 def edit_for_pool(state: Ruled, head: ForwardedHead) -> ForwardedHead:
     """A head as a pool's rules make it; the one that is given stays as it is, for another pool."""
     edits = _edits(state)
-    head = ForwardedHead(
-        head.method, head.target, list(head.fields), head.host, head.content_length
-    )
+    head = evolve(head, fields=list(head.fields))
     if edits is not None:
         if edits.query is not None:
-            edit_query(edits.query, head, _nothing)
+            edit_query(edits.query, head, _NO_CAPTURES)
         if edits.request is not None:
-            head.fields = edits.request.apply(head.fields, _nothing)
+            head.fields = edits.request.apply(head.fields, _NO_CAPTURES)
     return head
 
 
@@ -167,7 +162,7 @@ def edit_response(
         if edits.cookies is not None:
             fields = edits.cookies(fields, found, destination)
         if edits.response is not None:
-            fields = edits.response.apply(fields, _nothing)
+            fields = edits.response.apply(fields, _NO_CAPTURES)
     return fields
 
 
@@ -192,8 +187,7 @@ def filter_response_content(
     status = upstream.status
     if not filters or status in {204, 205}:
         return None
-    # A 304 does not say which content it is about.
-    fitting = filters if status == 304 else _fitting(filters, fields)
+    fitting = _fitting(filters, fields)
     if not fitting:
         return None
     kept = [field for field in fields if field[0] not in _OF_BYTES]

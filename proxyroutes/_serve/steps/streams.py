@@ -134,7 +134,10 @@ class Stream:
                 return b""
             except Exception as error:
                 self._ended = True
-                raise self._reason(error) from error
+                reason = self._reason(error)
+                if reason is error:
+                    raise
+                raise reason from error
 
     def _reason(self, error: Exception) -> GatewayError | ClientLeft:
         """What a failure is for the exchange; that of the source comes before what a filter made of it."""
