@@ -1,6 +1,8 @@
 """The API gateway that you declare in Python."""
 
+from proxyroutes._build.forward import Forward
 from proxyroutes._build.lane import GatewayMiddleware
+from proxyroutes._build.responses import RelayResponse
 from proxyroutes._serve.session import Session
 from proxyroutes._serve.steps.forwarded import ForwardedRequest
 from proxyroutes._state.monitor import HealthMonitor
@@ -12,6 +14,7 @@ from proxyroutes.settings import Destination, HealthCheck, Limits, Match, Timeou
 __all__ = [
     "BuildError",
     "Destination",
+    "Forward",
     "ForwardedRequest",
     "GatewayError",
     "GatewayMiddleware",
@@ -21,6 +24,7 @@ __all__ = [
     "Match",
     "Proxy",
     "ProxyRoutesError",
+    "RelayResponse",
     "Session",
     "Timeouts",
     "UpstreamPool",

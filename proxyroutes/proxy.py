@@ -20,14 +20,9 @@ from typing_extensions import Unpack, override
 from proxyroutes._build.app import GatewayApp, make_app
 from proxyroutes._build.compile import Compiled, compile_specs
 from proxyroutes._build.defaults import Defaults
-from proxyroutes._build.imperative import (
-    FieldValues,
-    UrlPools,
-    edit_head,
-    forward,
-    imperative_plan,
-)
+from proxyroutes._build.imperative import UrlPools, forward, imperative_plan
 from proxyroutes._build.lifespan import Lifespan
+from proxyroutes._build.overrides import FieldValues, edit_head
 from proxyroutes._build.router import make_router
 from proxyroutes._build.stubs import forwarded_request
 from proxyroutes._build.websockets import imperative_session_plan, relay
@@ -136,7 +131,7 @@ class Proxy(RouteGroup):
                     async with inner(app) as state:
                         yield state
 
-        router = make_router(compiled, {**options, "lifespan": lifespan})
+        router = make_router(compiled, {**options, "lifespan": lifespan}, self._find_pool)
         self._routers.append(router)
         return router
 

@@ -104,6 +104,7 @@ def timeouts_of(plan: Plan, state: PoolState) -> Timeouts:
 def fail(exchange: Exchange, error: GatewayError) -> None:
     """Enter a failure into the record, and log it."""
     exchange.error = error
+    error.recorded = True
     if not isinstance(error, RelayInterruptedError):
         exchange.status = error.status_code
     log_failure(exchange, error)
