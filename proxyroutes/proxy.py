@@ -6,10 +6,10 @@ No logic of its own lives here: each method hands over to the room where it belo
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import APIRouter
 from starlette.requests import HTTPConnection, Request
@@ -31,8 +31,9 @@ from proxyroutes._serve.exchange import Observer
 from proxyroutes._serve.fields import has_bad_name
 from proxyroutes._serve.steps.forwarded import ForwardedRequest
 from proxyroutes._state.monitor import HealthMonitor
+from proxyroutes._state.on_error import read_on_error
 from proxyroutes._state.pools import UpstreamPool
-from proxyroutes.exceptions import BuildError
+from proxyroutes.exceptions import BuildError, DeclarationError, GatewayError
 from proxyroutes.settings import Forwarding, Timeouts
 from proxyroutes.typing import ForwardedHead
 
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from typing import Self
 
 __all__ = ["Proxy"]
+
+HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
 
 
 class Proxy(RouteGroup):
@@ -85,6 +88,7 @@ class Proxy(RouteGroup):
             via=name.encode("ascii"),
             redirect_slashes=redirect_slashes,
             observers=(on_exchange,) if callable(on_exchange) else tuple(on_exchange),
+            on_error=self._registry.on_error,
         )
         self._compiled: Compiled | None = None
         self._lifespan = Lifespan(self.monitor)
@@ -134,6 +138,40 @@ class Proxy(RouteGroup):
         router = make_router(compiled, {**options, "lifespan": lifespan}, self._find_pool)
         self._routers.append(router)
         return router
+
+    def on_error(self, kind: type[GatewayError] = GatewayError) -> Callable[[HandlerT], HandlerT]:
+        """Have failures answered by a function, where the handlers of route, groups and pool have no answer.
+
+        It is given the error and the request as the client sent it, and may be asynchronous. It returns a ``Response``,
+        what JSON can hold, which is sent with the error's status, or None: then the next handler is asked, and at last
+        the answer is problem+json, or a page where the client would rather have HTML. It must not block. One that fails
+        itself is logged and passed over. An exception handler that the application has registered comes before all of
+        them; nobody is asked once the head of a response was sent.
+
+        ```python
+        @proxy.on_error(UpstreamTimeoutError)
+        async def slow(error: UpstreamTimeoutError, request: ForwardedRequest) -> dict[str, str]:
+            return {"slow": request.route}
+        ```
+
+        Args:
+            kind: The errors that it is asked about; ``GatewayError`` is all of them.
+
+        Returns:
+            A decorator that records the function and gives it back unchanged.
+
+        Raises:
+            TypeError: From the decorator, if it is no handler.
+            DeclarationError: From the decorator, if the proxy was already built.
+        """
+
+        def decorate(handle: HandlerT) -> HandlerT:
+            if self._registry.sealed:
+                raise DeclarationError("a handler of errors is declared before the build")
+            self._registry.on_error.extend(read_on_error({kind: handle}))
+            return handle
+
+        return decorate
 
     def owns(self, router: object) -> bool:
         """Whether a router was built by this proxy; ``GatewayMiddleware`` asks."""

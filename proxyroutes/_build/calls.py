@@ -168,7 +168,11 @@ class Call:
         finally:
             self._running.discard(exchange)
         response = RelayResponse(
-            answer, received=self.scope["method"], forwarded=head.method, pool=pool
+            answer,
+            received=self.scope["method"],
+            forwarded=head.method,
+            found=self.found,
+            pool=pool,
         )
         self._responses.add(response)
         return response

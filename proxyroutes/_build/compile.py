@@ -39,7 +39,7 @@ from proxyroutes._serve.forwarding import Hop
 from proxyroutes._serve.guard import check_host, check_method
 from proxyroutes._serve.match import RouteIndex
 from proxyroutes._serve.exchange import Observer
-from proxyroutes._serve.plan import Capture, Plan
+from proxyroutes._serve.plan import Capture, Plan, Steps
 from proxyroutes._serve.websocket import SessionPlan
 from proxyroutes._state.monitor import HealthMonitor
 from proxyroutes._state.pools import UpstreamPool
@@ -234,6 +234,7 @@ def _compile_websocket(
         max_body_bytes=None,
         map_location=options["location"] == "rewrite",
         plain=not spec.facts.speaks and not spec.facts.parameters and not spec.dependencies,
+        steps=Steps(last_on_error=tuple(defaults.on_error)) if defaults.on_error else None,
         settings=read_settings(spec),
         allowed_origins=read_origins(spec),
     )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from attrs import frozen
 
 from proxyroutes._serve.exchange import Observer
 from proxyroutes._state.monitor import HealthMonitor
+from proxyroutes._state.on_error import OnError
 from proxyroutes.settings import Forwarding, Timeouts
 
 __all__ = ["Defaults"]
@@ -21,3 +24,5 @@ class Defaults:
     via: bytes
     redirect_slashes: bool
     observers: tuple[Observer, ...]
+    on_error: Sequence[OnError] = ()
+    """The proxy's handlers of failures; complete once it is built."""

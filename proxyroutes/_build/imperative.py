@@ -19,7 +19,7 @@ from proxyroutes._serve.forwarding import Hop
 from proxyroutes._serve.head import make_head, read_request
 from proxyroutes._serve.http import ask, fail, open_exchange, read_body, timeouts_of
 from proxyroutes._serve.match import Found, raw_path_of, split_path
-from proxyroutes._serve.plan import Plan
+from proxyroutes._serve.plan import Plan, Steps
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import GatewayError
 from proxyroutes.settings import Destination, Timeouts
@@ -105,6 +105,7 @@ def imperative_plan(defaults: Defaults) -> Plan:
         observers=defaults.observers,
         speaks=True,
         plain=False,
+        steps=Steps(last_on_error=defaults.on_error),
     )
 
 
@@ -163,13 +164,15 @@ async def forward(
         return GoneResponse()
     except BaseException as error:
         if isinstance(error, GatewayError):
-            answer_by_default(scope)
+            answer_by_default(scope, plan, pool)
             if exchange is not None:
                 fail(exchange, error)
         if exchange is not None:
             exchange.end()
         raise
-    return RelayResponse(answer, received=scope["method"], forwarded=head.method, pool=pool)
+    return RelayResponse(
+        answer, received=scope["method"], forwarded=head.method, found=found, pool=pool
+    )
 
 
 async def _received_body(

@@ -15,22 +15,32 @@ from starlette.responses import Response
 from typing_extensions import override
 
 from proxyroutes._serve.exchange import ClientLeft, Exchange
-from proxyroutes._serve.failures import problem, send_problem
+from proxyroutes._serve.failures import problem
 from proxyroutes._serve.http import fail
+from proxyroutes._serve.match import Found, raw_path_of, split_path
+from proxyroutes._serve.plan import Plan
 from proxyroutes._serve.relay import Answer
+from proxyroutes._serve.steps.answering import answer_failure, choose_answer, handlers_of
 from proxyroutes._serve.steps.reading import MOST_READ_BYTES, decode, read_chunks, too_long
 from proxyroutes._state.pools import UpstreamPool
-from proxyroutes.exceptions import GatewayError, ProxyRoutesError, RelayInterruptedError
-from proxyroutes.typing import Fields, Receive, Scope, Send
+from proxyroutes.exceptions import (
+    ClientRequestError,
+    GatewayError,
+    ProxyRoutesError,
+    RelayInterruptedError,
+)
+from proxyroutes.typing import ASGIApp, Fields, Receive, Scope, Send
 
 __all__ = [
     "GoneResponse",
     "RelayResponse",
     "answer_by_default",
+    "failure_response",
     "has_handler",
     "is_ours",
-    "problem_response",
 ]
+
+_FAILED = "proxyroutes.failed"
 
 
 def _raw_response(status: int, fields: Fields, body: bytes) -> Response:
@@ -40,14 +50,39 @@ def _raw_response(status: int, fields: Fields, body: bytes) -> Response:
     return response
 
 
-def problem_response(error: GatewayError) -> Response:
-    """The problem+json answer of an error."""
-    return _raw_response(*problem(error))
+class _AppResponse(Response):
+    """An application that answers in a response's place."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        super().__init__()
+        self._app = app
+
+    @override
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+
+async def failure_response(
+    error: GatewayError, found: Found | None, pool: UpstreamPool | None, scope: Scope
+) -> Response:
+    """The answer to a failure, as a response that an endpoint returns; the default one where nothing is found."""
+    if found is None:
+        return _raw_response(*problem(error, scope))
+    answer = await choose_answer(error, handlers_of(found.plan, pool), found, scope)
+    if isinstance(answer, tuple):
+        return _raw_response(*answer)
+    response = answer if isinstance(answer, Response) else _AppResponse(answer)
+    if isinstance(error, ClientRequestError):
+        # What is left of a refused request must not be read as the next one.
+        response.headers["connection"] = "close"
+    return response
 
 
 async def _answer_problem(request: Request, error: Exception) -> Response:
-    del request
-    return problem_response(cast("GatewayError", error))
+    scope = request.scope
+    plan, pool = scope.get(_FAILED, (None, None))
+    found = None if plan is None else Found(plan, split_path(raw_path_of(scope)), 0)
+    return await failure_response(cast("GatewayError", error), found, pool, scope)
 
 
 def _handlers(scope: Scope) -> dict[Any, Any]:
@@ -69,8 +104,9 @@ def has_handler(scope: Scope, error: GatewayError) -> bool:
     return handler is not None and not is_ours(handler)
 
 
-def answer_by_default(scope: Scope) -> None:
-    """Have errors that an ordinary endpoint lets pass answered as problems, where the app has no handler for them."""
+def answer_by_default(scope: Scope, plan: Plan, pool: UpstreamPool) -> None:
+    """Have errors that an ordinary endpoint lets pass answered by the proxy, where the app has no handler for them."""
+    scope[_FAILED] = (plan, pool)
     handlers = _handlers(scope)
     if GatewayError not in handlers and ProxyRoutesError not in handlers:
         handlers[GatewayError] = _answer_problem
@@ -103,13 +139,15 @@ class RelayResponse(Response):
         answer: The response.
         received: The method that the client asked with.
         forwarded: The method that the upstream was asked with.
+        found: The route, and where it fits the path.
         pool: The pool that was asked.
     """
 
     def __init__(
-        self, answer: Answer, *, received: str, forwarded: bytes, pool: UpstreamPool | None = None
+        self, answer: Answer, *, received: str, forwarded: bytes, found: Found, pool: UpstreamPool
     ) -> None:
         self._answer = answer
+        self._found = found
         self._pool = pool
         self._content: bytes | None = None
         self._streamed = False
@@ -226,7 +264,7 @@ class RelayResponse(Response):
         elif self._streamed:
             raise RuntimeError("the response was streamed already: there is nothing left to relay")
         else:
-            await self._relay(scope, send)
+            await self._relay(scope, receive, send)
         if self.background is not None:
             await self.background()
 
@@ -235,7 +273,7 @@ class RelayResponse(Response):
         await send({"type": "http.response.start", "status": status, "headers": fields})
         await send({"type": "http.response.body", "body": content, "more_body": False})
 
-    async def _relay(self, scope: Scope, send: Send) -> None:
+    async def _relay(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = self._answer
         answer.status = self.status_code
         answer.fields = self.raw_headers
@@ -251,7 +289,9 @@ class RelayResponse(Response):
             fail(exchange, error)
             if has_handler(scope, error):
                 raise
-            await send_problem(error, send)
+            await answer_failure(
+                error, self._found.plan, self._found, self._pool, scope, receive, send
+            )
         except ClientLeft:
             exchange.status = 499
         finally:

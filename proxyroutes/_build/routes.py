@@ -17,7 +17,7 @@ from starlette.routing import Match
 from typing_extensions import override
 
 from proxyroutes._build.calls import CALL, BodyTooLargeError, Call, FindPool, stub_receive
-from proxyroutes._build.responses import GoneResponse, has_handler, problem_response
+from proxyroutes._build.responses import GoneResponse, failure_response, has_handler
 from proxyroutes._build.stubs import wraps
 from proxyroutes._serve.body import too_large
 from proxyroutes._serve.guard import check_method, check_target, refuse
@@ -25,6 +25,7 @@ from proxyroutes._serve.head import read_request
 from proxyroutes._serve.http import record_refusal
 from proxyroutes._serve.match import Found, path_parameters, raw_path_of, redirect_location
 from proxyroutes._serve.plan import Plan
+from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import GatewayError
 from proxyroutes.typing import Receive, Scope, Send
 
@@ -117,7 +118,7 @@ class ProxyRoute(APIRoute):
         if found is None or refusal is not None:
             # First of all, so that no part of such a target gets into a Location.
             error = refusal or refuse("the request target is not in origin form")
-            await _answer(scope, self.plan, error)(scope, receive, send)
+            await (await self._refuse(scope, found, error))(scope, receive, send)
         elif not found.method_allowed:
             allow = {"Allow": self.plan.allow[1].decode("ascii")}
             raise HTTPException(status_code=405, headers=allow)
@@ -132,6 +133,12 @@ class ProxyRoute(APIRoute):
             # A route without `methods` serves every one, and FastAPI's routes know none but those they list.
             listed = next(iter(self.methods or ("GET",)))
             await self._serve({**scope, "method": listed, METHOD: scope["method"]}, receive, send)
+
+    async def _refuse(self, scope: Scope, found: Found | None, error: GatewayError) -> Response:
+        if found is not None and found.full:
+            return await _answer(scope, found, error)
+        # It is no request of this route: only the application may have something of its own to say.
+        return await _answer(scope, Found(self.plan, [], 0), error, asks=False)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -156,8 +163,8 @@ class ProxyRoute(APIRoute):
             method = scope.pop(METHOD, None)
             if method is not None:
                 scope["method"] = method
+            found = cast("Found", owner.locate(scope).found)
             try:
-                found = cast("Found", owner.locate(scope).found)
                 received = read_request(scope, plan, found)
                 call = Call(
                     plan,
@@ -172,7 +179,7 @@ class ProxyRoute(APIRoute):
                 # Dependencies read too, those of an inclusion as well, of which this route knows nothing.
                 request = Request(scope, stub_receive(call), getattr(request, "_send"))  # noqa: B009 - private to Starlette.
             except GatewayError as error:
-                return _answer(scope, plan, error)
+                return await _answer(scope, found, error)
             return await _run(inner, request, call)
 
         return handler
@@ -193,21 +200,29 @@ async def _run(
     try:
         return await inner(request)
     except BodyTooLargeError as error:
-        return _answer(request.scope, call.plan, too_large(error.limit))
+        return await _answer(request.scope, call.found, too_large(error.limit), call.pool)
     except HTTPException as error:
         # What FastAPI makes of any exception that is raised while it reads a body.
         if call.misread is not None:
             raise call.misread from error
         raise
     except GatewayError as error:
-        return _answer(request.scope, call.plan, error)
+        return await _answer(request.scope, call.found, error, call.pool)
     except ClientDisconnect:
         return GoneResponse()
 
 
-def _answer(scope: Scope, plan: Plan, error: GatewayError) -> Response:
+async def _answer(
+    scope: Scope,
+    found: Found,
+    error: GatewayError,
+    pool: UpstreamPool | None = None,
+    *,
+    asks: bool = True,
+) -> Response:
+    plan = found.plan
     if not error.recorded:
         record_refusal(plan, scope.get(METHOD) or scope["method"], error)
     if has_handler(scope, error):
         raise error
-    return problem_response(error)
+    return await failure_response(error, found if asks else None, pool or plan.pool, scope)

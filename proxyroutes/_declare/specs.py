@@ -19,7 +19,6 @@ NOT_YET: frozenset[str] = frozenset(
         "limits",
         "match",
         "mirror",
-        "on_error",
         "query_rules",
         "rate_limit",
         "request_filters",

@@ -10,12 +10,13 @@ import asyncio
 
 from proxyroutes._serve.body import BufferedBody, ReceivedBody, check_length
 from proxyroutes._serve.exchange import ClientLeft, Exchange
-from proxyroutes._serve.failures import log_failure, send_problem
+from proxyroutes._serve.failures import log_failure
 from proxyroutes._serve.fields import ReceivedFields
 from proxyroutes._serve.head import make_head, read_request
 from proxyroutes._serve.match import Found
 from proxyroutes._serve.plan import Plan
 from proxyroutes._serve.relay import Answer
+from proxyroutes._serve.steps.answering import answer_failure
 from proxyroutes._state.pools import DestinationState, PoolState
 from proxyroutes.exceptions import (
     GatewayError,
@@ -71,7 +72,7 @@ async def serve_http(plan: Plan, found: Found, scope: Scope, receive: Receive, s
         fail(exchange, error)
         if isinstance(error, RelayInterruptedError):
             raise
-        await send_problem(error, send)
+        await answer_failure(error, plan, found, pool, scope, receive, send)
     except ClientLeft:
         exchange.status = 499
     finally:

@@ -5,13 +5,14 @@ Nothing is decided here; ``_build`` fills a plan, ``_serve`` reads it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
 from proxyroutes._serve.exchange import Observer
 from proxyroutes._serve.forwarding import Hop
+from proxyroutes._state.on_error import OnError
 from proxyroutes.settings import Timeouts
 from proxyroutes.typing import Field
 
@@ -55,7 +56,8 @@ class Steps:
         response_edits: Edit status and fields of the response that is relayed.
         response_filters: Streams that the content passes on its way to the client.
         server_timing: Whether ``Server-Timing`` is added.
-        on_error: Asked for the answer to a failure, the nearest first.
+        on_error: Asked for the answer to a failure, the nearest first: those of route and groups.
+        last_on_error: The same of the proxy; asked after those of the pool.
     """
 
     admissions: tuple[Any, ...] = ()
@@ -67,7 +69,8 @@ class Steps:
     response_edits: tuple[Any, ...] = ()
     response_filters: tuple[Any, ...] = ()
     server_timing: bool = False
-    on_error: tuple[Any, ...] = ()
+    on_error: tuple[OnError, ...] = ()
+    last_on_error: Sequence[OnError] = ()
 
 
 @frozen(kw_only=True, eq=False)

@@ -13,6 +13,7 @@ from proxyroutes._state.destinations import DestinationState, DestinationStatus
 from proxyroutes._state.lease import Lease
 from proxyroutes._state.loops import LoopStates
 from proxyroutes._state.monitor import HealthMonitor
+from proxyroutes._state.on_error import read_on_error
 from proxyroutes._state.pool_state import PoolState
 from proxyroutes.policies.balancing import PowerOfTwoChoices
 from proxyroutes.policies.outliers import OutlierDetection
@@ -58,9 +59,10 @@ class UpstreamPool:
         panic: Use every destination where none is healthy, instead of answering 503. Said once in the log.
         transport: How requests are sent; None is the default transport.
         tls: How TLS is spoken with ``https`` destinations; None verifies against the system's certificates.
+        on_error: Handlers of the failures of requests that asked this pool; see ``Proxy.on_error``.
 
     Raises:
-        TypeError: If ``destinations`` is a lone string.
+        TypeError: If ``destinations`` is a lone string, or ``on_error`` is not made of handlers.
         ValueError: If there is no destination, one is repeated, or a keyword is not in this release.
     """
 
@@ -82,6 +84,7 @@ class UpstreamPool:
         panic: bool = False,
         transport: Transport | None = None,
         tls: TLS | None = None,
+        on_error: Any = None,
     ) -> None:
         self.name = name
         self.destinations = _to_destinations(destinations)
@@ -113,6 +116,7 @@ class UpstreamPool:
         self.timeouts = timeouts
         self.transport: Transport = transport or Http1Transport()
         self.tls = tls
+        self.on_error = read_on_error(on_error)
         self._states: LoopStates[PoolState] = LoopStates()
         self._latest: PoolState | None = None
 
