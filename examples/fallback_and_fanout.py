@@ -12,7 +12,7 @@ is given again. The page is made of two answers that were waited for at the same
 import asyncio
 
 import uvicorn
-from fastapi import FastAPI, HTTPException, Response
+from fastapi import FastAPI, Response
 
 from proxyroutes import Forward, Proxy, UpstreamPool
 from proxyroutes.transports import ASGITransport
@@ -21,19 +21,16 @@ shop, lives = FastAPI(), {"live": 1, "replica": 1, "stock": 9}
 
 
 @shop.get("/{name}/{path:path}")
-async def answer(name: str, path: str) -> dict[str, str]:
+async def answer(name: str, path: str, response: Response) -> dict[str, str]:
     """Answer for each of three services, as often as it lives."""
     lives[name] -= 1
-    if lives[name] < 0:
-        raise HTTPException(503)
+    response.status_code = 200 if lives[name] >= 0 else 503
     return {"by": name, "path": path}
 
 
-proxy, remembered = Proxy(), dict[str, bytes]()
-live, replica, stock = (
-    UpstreamPool(name, [f"http://shop.internal/{name}"], transport=ASGITransport(shop))
-    for name in lives
-)
+proxy, remembered, link = Proxy(), dict[str, bytes](), ASGITransport(shop)
+pools = (UpstreamPool(name, [f"http://shop.internal/{name}"], transport=link) for name in lives)
+live, replica, stock = pools
 
 
 @proxy.get("/prices/<fruit>", upstream=live)
