@@ -7,6 +7,7 @@ from collections.abc import AsyncIterable, Awaitable, Callable
 from typing import Any, cast
 from weakref import WeakSet
 
+from attrs import evolve
 from starlette.exceptions import HTTPException
 
 from proxyroutes._build.responses import GoneResponse, RelayResponse
@@ -95,6 +96,7 @@ class Call:
         self._reading = asyncio.Lock()
         self._streamed: ReceivedBody | None = None
         self._is_empty = False
+        self._was_admitted = False
         self._running: set[Exchange] = set()
         self._responses: WeakSet[RelayResponse] = WeakSet()
 
@@ -145,10 +147,10 @@ class Call:
             GatewayError: If the exchange failed; it is in its record then.
             ClientLeft: If the client left.
         """
-        plan = plan or self.plan
+        plan = self._admitted(plan or self.plan)
         state = pool.state()
         self.pool = pool
-        exchange = open_exchange(plan, state, head.method.decode("ascii"), self.receive, timeouts)
+        exchange = open_exchange(plan, state, self.scope["method"], self.receive, timeouts)
         exchange.attach()
         self._running.add(exchange)
         try:
@@ -167,6 +169,8 @@ class Call:
             raise
         finally:
             self._running.discard(exchange)
+            # What was not admitted has begun no attempt.
+            self._was_admitted = self._was_admitted or exchange.attempts > 0
         response = RelayResponse(
             answer,
             received=self.scope["method"],
@@ -176,6 +180,12 @@ class Call:
         )
         self._responses.add(response)
         return response
+
+    def _admitted(self, plan: Plan) -> Plan:
+        """The plan of a further forward: one request is admitted once."""
+        if not self._was_admitted or plan.steps is None or not plan.steps.admissions:
+            return plan
+        return evolve(plan, steps=evolve(plan.steps, admissions=()))
 
     async def _body(self, exchange: Exchange) -> Body | None:
         """The client's content, as often as it can be had.

@@ -271,7 +271,9 @@ class RelayResponse(Response):
     async def _send_content(self, content: bytes, send: Send) -> None:
         status, fields = self.status_code, self.raw_headers
         await send({"type": "http.response.start", "status": status, "headers": fields})
-        await send({"type": "http.response.body", "body": content, "more_body": False})
+        # RFC 9110 §15.3.6: whatever the upstream sent after a 205 is not content.
+        body = b"" if status == 205 else content
+        await send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _relay(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = self._answer
