@@ -150,7 +150,9 @@ class Call:
         plan = self._admitted(plan or self.plan)
         state = pool.state()
         self.pool = pool
-        exchange = open_exchange(plan, state, self.scope["method"], self.receive, timeouts)
+        exchange = open_exchange(
+            plan, state, self.scope["method"], self.receive, timeouts, self.scope
+        )
         exchange.attach()
         self._running.add(exchange)
         try:

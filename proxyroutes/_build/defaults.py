@@ -23,6 +23,6 @@ class Defaults:
     forwarding: Forwarding
     via: bytes
     redirect_slashes: bool
-    observers: tuple[Observer, ...]
+    observers: Sequence[Observer]
     on_error: Sequence[OnError] = ()
     """The proxy's handlers of failures; complete once it is built."""

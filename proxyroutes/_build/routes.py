@@ -222,7 +222,7 @@ async def _answer(
 ) -> Response:
     plan = found.plan
     if not error.recorded:
-        record_refusal(plan, scope.get(METHOD) or scope["method"], error)
+        record_refusal(plan, scope.get(METHOD) or scope["method"], error, scope)
     if has_handler(scope, error):
         raise error
     return await failure_response(error, found if asks else None, pool or plan.pool, scope)

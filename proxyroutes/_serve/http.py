@@ -7,6 +7,7 @@ pieces for where some does.
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 
 from proxyroutes._serve.body import BufferedBody, ReceivedBody, check_length
 from proxyroutes._serve.exchange import ClientLeft, Exchange
@@ -52,7 +53,7 @@ async def serve_http(plan: Plan, found: Found, scope: Scope, receive: Receive, s
             f"route {plan.name!r} chooses its pool per request: it cannot be served the short way"
         )
     state = pool.state()
-    exchange = open_exchange(plan, state, scope["method"], receive)
+    exchange = open_exchange(plan, state, scope["method"], receive, scope=scope)
     exchange.attach()
     try:
         received = read_request(scope, plan, found)
@@ -80,7 +81,12 @@ async def serve_http(plan: Plan, found: Found, scope: Scope, receive: Receive, s
 
 
 def open_exchange(
-    plan: Plan, state: PoolState, method: str, receive: Receive, timeouts: Timeouts | None = None
+    plan: Plan,
+    state: PoolState,
+    method: str,
+    receive: Receive,
+    timeouts: Timeouts | None = None,
+    scope: Scope | None = None,
 ) -> Exchange:
     """Begin the record of an exchange."""
     exchange = Exchange(
@@ -92,6 +98,7 @@ def open_exchange(
         plan.observers,
     )
     exchange.pool = state.name
+    exchange.scope = scope
     return exchange
 
 
@@ -115,11 +122,14 @@ async def _no_receive() -> Message:
     return {"type": "http.disconnect"}
 
 
-def record_refusal(plan: Plan, method: str, error: GatewayError) -> None:
+def record_refusal(
+    plan: Plan, method: str, error: GatewayError, scope: Scope | None = None
+) -> None:
     """Record a request that was refused before anything was asked of an upstream."""
     sweeper = plan.monitor.state().sweeper
     exchange = Exchange(plan.name, method, _no_receive, plan.timeouts, sweeper, plan.observers)
     exchange.pool = None if plan.pool is None else plan.pool.name
+    exchange.scope = scope
     fail(exchange, error)
     exchange.end()
 
@@ -201,14 +211,15 @@ async def attempts(
     """
     tried: tuple[DestinationState, ...] = ()
     while True:
-        lease = state.lease(head, tried)
+        lease = exchange.lease = state.lease(head, tried)
         destination = lease.destination
         attempt = exchange.begin_attempt(destination.origin)
         try:
             exchange.enter()
             upstream = await state.transport.send(head, body, destination, timeouts, attempt)
         except BaseException as error:
-            failure = _reason(exchange, error)
+            attempt.failure = failure = _reason(exchange, error)
+            attempt.failed_at = monotonic()
             lease.failed = isinstance(failure, GatewayError) and failure.side is Side.UPSTREAM
             lease.release()
             if failure is None:

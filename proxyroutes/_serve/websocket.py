@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from attrs import frozen
+from typing_extensions import override
 
 from proxyroutes._serve.exchange import ClientLeft, Exchange
 from proxyroutes._serve.failures import problem
@@ -68,9 +69,18 @@ class SessionRecord(Exchange):
     ending: Ending | None = None
     subprotocol: str | None = None
 
+    @property
+    @override
+    def cause(self) -> str | None:
+        """As of an exchange; a client that vanished from an open session has left, too."""
+        ending = self.ending
+        if ending is not None and ending.side is Side.CLIENT and ending.code == LOST:
+            return "client-left"
+        return super().cause
+
     def dialled_with(self, timeouts: Timeouts) -> None:
         """The pool is known now, and with it the time-outs of the handshake."""
-        self._timeouts = timeouts
+        self.timeouts = timeouts
 
     def opened(self) -> None:
         """The handshake is over: the sessions' own sweeper looks at the time from here on."""
@@ -200,6 +210,7 @@ class SessionSide:
             plan.name, "GET", self._receive, plan.timeouts, sweeper, plan.observers
         )
         record.pool = None if plan.pool is None else plan.pool.name
+        record.scope = self.scope
         record.attach()
         return record
 
@@ -266,6 +277,7 @@ class SessionSide:
         record.status = answer.status
         if answer.status != 101:
             await deny(self.scope, self._send, answer.status, fields, connection.body)
+            record.whole = True
             return
         record.subprotocol = connection.subprotocol
         accept = {
@@ -299,6 +311,7 @@ class SessionSide:
                 self.plan.monitor.state().sessions.discard(tunnel)
                 tunnel.end(otherwise)
                 record.ending = cast("Ending", tunnel.ending)
+                record.whole = not at_once
                 _note(record, record.ending)
                 await self._close(cast("Answer", answer), record.ending, at_once=at_once)
         finally:

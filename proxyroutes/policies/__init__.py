@@ -11,6 +11,7 @@ from proxyroutes.policies.balancing import (
 )
 from proxyroutes.policies.hashing import ConsistentHash
 from proxyroutes.policies.outliers import OutlierDetection
+from proxyroutes.policies.slow_start import SlowStart
 
 __all__ = [
     "ConsistentHash",
@@ -21,5 +22,6 @@ __all__ = [
     "PowerOfTwoChoices",
     "Random",
     "RoundRobin",
+    "SlowStart",
     "WeightedRoundRobin",
 ]
