@@ -2,12 +2,13 @@
 
 from proxyroutes._build.forward import Forward
 from proxyroutes._build.lane import GatewayMiddleware
+from proxyroutes._build.readiness import HealthMonitor
 from proxyroutes._build.responses import RelayResponse
 from proxyroutes._serve.session import Session
 from proxyroutes._serve.steps.forwarded import ForwardedRequest
-from proxyroutes._state.monitor import HealthMonitor
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import BuildError, GatewayError, ProxyRoutesError
+from proxyroutes.policies.retries import Retry
 from proxyroutes.proxy import Proxy
 from proxyroutes.settings import Destination, HealthCheck, Limits, Match, Timeouts
 
@@ -25,6 +26,7 @@ __all__ = [
     "Proxy",
     "ProxyRoutesError",
     "RelayResponse",
+    "Retry",
     "Session",
     "Timeouts",
     "UpstreamPool",

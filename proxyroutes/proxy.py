@@ -24,6 +24,7 @@ from proxyroutes._build.defaults import Defaults
 from proxyroutes._build.imperative import UrlPools, forward, imperative_plan
 from proxyroutes._build.lifespan import Lifespan
 from proxyroutes._build.overrides import FieldValues, edit_head
+from proxyroutes._build.readiness import HealthMonitor
 from proxyroutes._build.router import make_router
 from proxyroutes._build.stubs import forwarded_request
 from proxyroutes._build.websockets import imperative_session_plan, relay
@@ -38,7 +39,6 @@ from proxyroutes._operate.status.traffic import Traffic
 from proxyroutes._serve.exchange import Observer
 from proxyroutes._serve.fields import has_bad_name
 from proxyroutes._serve.steps.forwarded import ForwardedRequest
-from proxyroutes._state.monitor import HealthMonitor
 from proxyroutes._state.on_error import read_on_error
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import BuildError, DeclarationError, GatewayError

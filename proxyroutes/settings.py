@@ -6,11 +6,12 @@ loops or FastAPI.
 
 from __future__ import annotations
 
+import inspect
 import ipaddress
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from attrs import field, frozen
@@ -22,14 +23,18 @@ if TYPE_CHECKING:
 __all__ = [
     "TLS",
     "AccessLog",
+    "Check",
     "CookieRules",
     "Destination",
     "Forwarding",
+    "FunctionCheck",
     "HeaderRules",
     "HealthCheck",
     "Limits",
     "Match",
+    "ProbeFunction",
     "QueryRules",
+    "TCPCheck",
     "Timeouts",
 ]
 
@@ -100,20 +105,28 @@ class Timeouts:
 
 @frozen(kw_only=True)
 class Limits:
-    """How much a pool carries at once.
+    """How much a pool or a route carries at once.
+
+    An exchange has its place from before its first attempt until its last byte, a session until both sides are closed.
 
     Attributes:
         max_in_flight: Exchanges and sessions at once. None is no limit.
-        max_queue: Exchanges that may wait for a place; the next one is answered 503 at once.
+        max_queue: Exchanges and handshakes that may wait for a place; the next one is answered 503 at once.
         queue_timeout: Seconds to wait for a place before 503.
+        queue: Who gets a place that is given back: ``"fifo"`` the one that has waited longest, ``"lifo"`` the one that
+            came last. Under a load that lasts, the longest waiting are those whose clients have given up.
 
     Raises:
         ValueError: If a number is out of its range.
+
+    Source:
+        RFC 9110 §15.6.4 (503 Service Unavailable), §10.2.3 (Retry-After).
     """
 
     max_in_flight: int | None = None
     max_queue: int = 256
     queue_timeout: float = 1.0
+    queue: Literal["fifo", "lifo"] = "fifo"
 
     def __attrs_post_init__(self) -> None:
         if self.max_in_flight is not None and self.max_in_flight < 1:
@@ -121,6 +134,8 @@ class Limits:
         if self.max_queue < 0:
             raise ValueError(f"max_queue must be at least 0: {self.max_queue!r}")
         _positive("queue_timeout", self.queue_timeout)
+        if self.queue not in {"fifo", "lifo"}:
+            raise ValueError(f"queue is 'fifo' or 'lifo': {self.queue!r}")
 
 
 @frozen(kw_only=True)
@@ -213,46 +228,147 @@ class AccessLog:
     query: bool = True
 
 
+_EXPECTED = frozenset(range(200, 400))
+_METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_PROBE_PATH = re.compile(r"/[!-~]*")
+
+
+def _check_turns(check: HealthCheck | TCPCheck | FunctionCheck) -> None:
+    """What every kind of check has: when it is made, and how often it must say the same."""
+    _positive("interval", check.interval)
+    _positive("unhealthy_interval", check.unhealthy_interval)
+    _positive("timeout", check.timeout)
+    if check.rise < 1 or check.fall < 1:
+        raise ValueError(f"rise and fall must be at least 1: {check.rise!r}, {check.fall!r}")
+
+
+def _to_content(value: str | bytes | None) -> bytes | None:
+    return value.encode() if isinstance(value, str) else value
+
+
 @frozen(kw_only=True)
 class HealthCheck:
     """How a destination is asked whether it is well.
 
+    Redirects are not followed, and mean unhealthy unless ``expect`` was given and holds them. So does content of more
+    than 1 MiB.
+
     Attributes:
         path: Path and query of the probe, below the destination's base path.
-        method: Its method.
+        method: Its method. ``HEAD`` that is refused with 405 or 501 becomes ``GET``, once.
         interval: Seconds between probes; None takes the monitor's.
         timeout: Seconds for one probe.
         expect: Statuses that mean healthy.
         rise: Consecutive successes until it is used again.
         fall: Consecutive failures until it is no longer used.
         unhealthy_interval: Seconds between probes of one that is unhealthy; None is ``interval``.
+        body: Content of the probe, text as UTF-8; None sends none. It needs another method than ``HEAD``.
 
     Raises:
-        ValueError: If a number is out of its range or the path does not start with a slash.
+        ValueError: If a number is out of its range, the path does not start with a slash, or the method cannot be sent.
     """
 
     path: str = field(default="/", kw_only=False)
     method: str = "HEAD"
     interval: float | None = None
     timeout: float = 2.0
-    expect: frozenset[int] = field(default=range(200, 400), converter=to_statuses)
+    expect: frozenset[int] = field(default=_EXPECTED, converter=to_statuses)
+    rise: int = 2
+    fall: int = 3
+    unhealthy_interval: float | None = None
+    body: bytes | None = field(default=None, converter=_to_content)
+
+    def __attrs_post_init__(self) -> None:
+        if not self.path.startswith("/"):
+            raise ValueError(f"the path of a health check starts with a slash: {self.path!r}")
+        if not _PROBE_PATH.fullmatch(self.path):
+            raise ValueError(f"write the path of a health check percent-encoded: {self.path!r}")
+        if not _METHOD.fullmatch(self.method) or self.method in {"CONNECT", "TRACE"}:
+            raise ValueError(f"not a method that a probe can have: {self.method!r}")
+        if self.body is not None and self.method == "HEAD":
+            raise ValueError("a body needs a method for it: say method='POST'")
+        _check_turns(self)
+
+    def expects(self, status: int) -> bool:
+        """Whether a status means healthy."""
+        if status in {301, 302, 303, 307, 308} and self.expect == _EXPECTED:
+            return False
+        return status in self.expect
+
+
+@frozen(kw_only=True)
+class TCPCheck:
+    """A destination is well if it takes a connection, which is closed at once: for services that have no path to ask.
+
+    Attributes:
+        interval: Seconds between probes; None takes the monitor's.
+        timeout: Seconds for one probe.
+        rise: Consecutive successes until it is used again.
+        fall: Consecutive failures until it is no longer used.
+        unhealthy_interval: Seconds between probes of one that is unhealthy; None is ``interval``.
+
+    Raises:
+        ValueError: If a number is out of its range.
+    """
+
+    interval: float | None = None
+    timeout: float = 2.0
     rise: int = 2
     fall: int = 3
     unhealthy_interval: float | None = None
 
     def __attrs_post_init__(self) -> None:
-        if not self.path.startswith("/"):
-            raise ValueError(f"the path of a health check starts with a slash: {self.path!r}")
-        _positive("interval", self.interval)
-        _positive("unhealthy_interval", self.unhealthy_interval)
-        _positive("timeout", self.timeout)
-        if self.rise < 1 or self.fall < 1:
-            raise ValueError(f"rise and fall must be at least 1: {self.rise!r}, {self.fall!r}")
+        _check_turns(self)
 
 
-def to_health_check(value: HealthCheck | str | None) -> HealthCheck | None:
+@frozen(kw_only=True)
+class FunctionCheck:
+    """A destination is well if an asynchronous function says so; ``@pool.probe`` makes one.
+
+    Attributes:
+        function: Given the destination. None and True mean healthy, False unhealthy. A number above 0 means healthy,
+            and is the destination's weight from then on; 0 means unhealthy. What it raises, or that it takes too long,
+            means unhealthy, and is the reason.
+        interval: Seconds between probes; None takes the monitor's.
+        timeout: Seconds for one probe, after which it is cancelled.
+        rise: Consecutive successes until it is used again.
+        fall: Consecutive failures until it is no longer used.
+        unhealthy_interval: Seconds between probes of one that is unhealthy; None is ``interval``.
+
+    Raises:
+        TypeError: If the function is not asynchronous.
+        ValueError: If a number is out of its range.
+    """
+
+    function: ProbeFunction = field(kw_only=False)
+    interval: float | None = None
+    timeout: float = 2.0
+    rise: int = 2
+    fall: int = 3
+    unhealthy_interval: float | None = None
+
+    def __attrs_post_init__(self) -> None:
+        function: Any = self.function
+        call = getattr(function, "__call__", None)  # noqa: B004 - an object's own call may be asynchronous.
+        if not inspect.iscoroutinefunction(function) and not inspect.iscoroutinefunction(call):
+            raise TypeError(f"a probe is an asynchronous function: {function!r}")
+        _check_turns(self)
+
+
+Check: TypeAlias = HealthCheck | TCPCheck | FunctionCheck
+"""How a destination is probed."""
+
+ProbeFunction: TypeAlias = "Callable[[Destination], Awaitable[bool | float | None]]"
+"""What ``@pool.probe`` takes."""
+
+
+def to_health_check(value: Check | str | None) -> Check | None:
     """Take ``"/path"`` for ``HealthCheck("/path")``."""
-    return HealthCheck(value) if isinstance(value, str) else value
+    if value is None or isinstance(value, HealthCheck | TCPCheck | FunctionCheck):
+        return value
+    if not isinstance(value, str):
+        raise TypeError(f"a health check is a path, HealthCheck, TCPCheck or None: {value!r}")
+    return HealthCheck(value)
 
 
 @frozen(kw_only=True)
@@ -277,7 +393,7 @@ class Destination:
     priority: int = 0
     max_requests: int | None = None
     max_in_flight: int | None = None
-    health: HealthCheck | None = field(default=None, converter=to_health_check)
+    health: Check | None = field(default=None, converter=to_health_check)
 
     def __attrs_post_init__(self) -> None:
         _split_url(self.url)

@@ -41,6 +41,7 @@ CONTRACT = {
     "Limits",
     "Match",
     "Proxy",
+    "Retry",
     "Timeouts",
     "UpstreamPool",
 }

@@ -23,6 +23,7 @@ from proxyroutes._build.check import (
     texts,
 )
 from proxyroutes._build.defaults import Defaults
+from proxyroutes._build.handlers import read_handlers
 from proxyroutes._build.hidden import check_hidden, check_hidden_websockets
 from proxyroutes._build.sessions import (
     check_session,
@@ -39,7 +40,7 @@ from proxyroutes._serve.forwarding import Hop
 from proxyroutes._serve.guard import check_host, check_method
 from proxyroutes._serve.match import RouteIndex
 from proxyroutes._serve.exchange import Observer
-from proxyroutes._serve.plan import Capture, Plan, Steps
+from proxyroutes._serve.plan import Capture, Plan
 from proxyroutes._serve.websocket import SessionPlan
 from proxyroutes._state.monitor import HealthMonitor
 from proxyroutes._state.pools import UpstreamPool
@@ -162,6 +163,7 @@ def _compile_route(
         map_location=spec.location == "rewrite",
         plain=not spec.facts.speaks and not spec.facts.parameters,
         steps=read_steps(spec, template, defaults, problems),
+        on_error=read_handlers(spec, problems),
     )
 
 
@@ -197,6 +199,7 @@ def _common(
         "timeouts": timeouts or defaults.timeouts,
         "pool_timeouts": timeouts is None,
         "observers": defaults.observers,
+        "last_on_error": defaults.on_error,
         "speaks": spec.facts.speaks,
     }
 
@@ -234,7 +237,6 @@ def _compile_websocket(
         max_body_bytes=None,
         map_location=options["location"] == "rewrite",
         plain=not spec.facts.speaks and not spec.facts.parameters and not spec.dependencies,
-        steps=Steps(last_on_error=tuple(defaults.on_error)) if defaults.on_error else None,
         settings=read_settings(spec),
         allowed_origins=read_origins(spec),
     )

@@ -19,7 +19,7 @@ from proxyroutes._serve.forwarding import Hop
 from proxyroutes._serve.head import make_head, read_request
 from proxyroutes._serve.http import ask, fail, open_exchange, read_body, timeouts_of
 from proxyroutes._serve.match import Found, raw_path_of, split_path
-from proxyroutes._serve.plan import Plan, Steps
+from proxyroutes._serve.plan import Plan
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import GatewayError
 from proxyroutes.settings import Destination, Timeouts
@@ -109,7 +109,7 @@ def imperative_plan(defaults: Defaults) -> Plan:
         observers=defaults.observers,
         speaks=True,
         plain=False,
-        steps=Steps(last_on_error=defaults.on_error),
+        last_on_error=defaults.on_error,
     )
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from proxyroutes._build.attempts import read_attempts
 from proxyroutes._build.check import Problems
 from proxyroutes._build.defaults import Defaults
-from proxyroutes._build.handlers import read_handlers
 from proxyroutes._declare.specs import RouteSpec
 from proxyroutes._declare.templates import Template
 from proxyroutes._serve.plan import Steps
@@ -28,11 +28,10 @@ def read_steps(
         defaults: What the proxy gives.
         problems: Where mistakes are entered.
     """
-    del template
+    del template, defaults
     # Each kind of step that a route has becomes one entry here, under its name in ``Steps``.
     steps: dict[str, Any] = {}
-    on_error = read_handlers(spec, problems)
-    if on_error or defaults.on_error:
-        steps["on_error"] = on_error
-        steps["last_on_error"] = tuple(defaults.on_error)
+    attempts, wrong = read_attempts(spec)
+    problems.extend(wrong, spec.facts.location)
+    steps.update(attempts)
     return Steps(**steps) if steps else None

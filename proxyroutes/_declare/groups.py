@@ -251,10 +251,12 @@ class RouteGroup:
             request_filters: Filters of the request's body. Not in this release.
             response_filters: Filters of the response's body. Not in this release.
             timeouts: Time-outs; None takes the pool's, the group's or the proxy's.
-            retry: Retry policy. Not in this release; a connect failure always moves on to the next destination.
-            limits: Limits of this route. Not in this release.
+            retry: When a request is tried again, instead of the pool's own rule; ``Retry(attempts=1)`` is never. None
+                takes the group's or the pool's.
+            limits: How many exchanges of this route there are at once, and who may wait, besides the pool's limits. Each
+                route of a group or proxy that has limits has its own places.
             rate_limit: Rate limit of this route. Not in this release.
-            hedge: Hedging. Not in this release.
+            hedge: When a second destination is asked beside one that is slow.
             mirror: Mirroring. Not in this release.
             max_body_bytes: Bytes of content that a client may send; more is answered 413. None is no limit. A stub
                 that reads the body needs it.

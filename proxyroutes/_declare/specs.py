@@ -15,8 +15,6 @@ __all__ = ["NOT_YET", "RouteSpec", "WebSocketSpec"]
 NOT_YET: frozenset[str] = frozenset(
     {
         "cookies",
-        "hedge",
-        "limits",
         "match",
         "mirror",
         "query_rules",
@@ -25,7 +23,6 @@ NOT_YET: frozenset[str] = frozenset(
         "request_headers",
         "response_filters",
         "response_headers",
-        "retry",
         "server_timing",
     }
 )

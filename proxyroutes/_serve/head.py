@@ -53,7 +53,12 @@ def make_head(scope: Scope, plan: Plan, found: Found, received: ReceivedFields) 
     if host == b"":
         host = received.host or None
     return ForwardedHead(
-        scope["method"].encode("ascii"), target, fields, host, received.content_length
+        scope["method"].encode("ascii"),
+        target,
+        fields,
+        host,
+        received.content_length,
+        scope.get("scheme") == "https",
     )
 
 

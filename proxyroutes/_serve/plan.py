@@ -12,7 +12,10 @@ from attrs import field, frozen
 
 from proxyroutes._serve.exchange import Observer
 from proxyroutes._serve.forwarding import Hop
+from proxyroutes._state.limits import RouteLimiters
 from proxyroutes._state.on_error import OnError
+from proxyroutes.policies.hedging import Hedge
+from proxyroutes.policies.retries import Retry
 from proxyroutes.settings import Timeouts
 from proxyroutes.typing import Field
 
@@ -50,27 +53,25 @@ class Steps:
         admissions: Asked before anything is done for a request; each may refuse it.
         request_edits: Edit the head that is forwarded, before any user code sees it.
         request_filters: Streams that the content passes on its way to the upstream.
+        limits: How many of its exchanges there are at once, besides the pool's own limits.
         retry: When a further attempt is made, instead of the pool's own rule.
         hedge: When a second attempt is made beside the first one.
         mirror: Where a copy goes.
         response_edits: Edit status and fields of the response that is relayed.
         response_filters: Streams that the content passes on its way to the client.
         server_timing: Whether ``Server-Timing`` is added.
-        on_error: Asked for the answer to a failure, the nearest first: those of route and groups.
-        last_on_error: The same of the proxy; asked after those of the pool.
     """
 
     admissions: tuple[Any, ...] = ()
     request_edits: tuple[Any, ...] = ()
     request_filters: tuple[Any, ...] = ()
-    retry: Any = None
-    hedge: Any = None
+    limits: RouteLimiters | None = None
+    retry: Retry | None = None
+    hedge: Hedge | None = None
     mirror: Any = None
     response_edits: tuple[Any, ...] = ()
     response_filters: tuple[Any, ...] = ()
     server_timing: bool = False
-    on_error: tuple[OnError, ...] = ()
-    last_on_error: Sequence[OnError] = ()
 
 
 @frozen(kw_only=True, eq=False)
@@ -101,6 +102,8 @@ class Plan:
         speaks: Whether the stub must be called.
         plain: Whether the stub neither says nor asks anything.
         steps: What the route adds to the plain way, or None.
+        on_error: Asked for the answer to a failure, the nearest first: those of route and groups.
+        last_on_error: The same of the proxy; asked after those of the pool.
     """
 
     name: str
@@ -127,3 +130,5 @@ class Plan:
     plain: bool
     allow: Field = (b"allow", b"")
     steps: Steps | None = None
+    on_error: tuple[OnError, ...] = ()
+    last_on_error: Sequence[OnError] = ()

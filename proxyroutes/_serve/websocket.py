@@ -37,7 +37,7 @@ from proxyroutes.settings import Timeouts
 from proxyroutes.transports._websocket_connection import LOST, Ending, WebSocketConnection
 from proxyroutes.transports._websocket_tunnel import Tunnel, client_close, upstream_close
 from proxyroutes.transports.websocket import Dialler, SessionSettings
-from proxyroutes.typing import Fields, ForwardedHead, Message, Receive, Scope, Send
+from proxyroutes.typing import BoundTransport, Fields, ForwardedHead, Message, Receive, Scope, Send
 
 __all__ = ["SessionPlan", "SessionRecord", "SessionSide", "deny"]
 
@@ -89,9 +89,11 @@ class SessionRecord(Exchange):
 
 
 class _Dialling:
-    """A pool's state whose attempts are handshakes."""
+    """A pool's state whose attempts are handshakes: one that was sent is never tried again."""
 
-    def __init__(self, state: PoolState, dialler: Dialler) -> None:
+    retry = None
+
+    def __init__(self, state: PoolState, dialler: BoundTransport) -> None:
         self._state = state
         self.transport = dialler
 
@@ -241,7 +243,10 @@ class SessionSide:
         record.pool = state.name
         timeouts = timeouts_of(plan, state)
         record.dialled_with(timeouts)
-        dialler = Dialler(state.websockets, plan.settings, self._subprotocols)
+        dialler: Any = Dialler(state.websockets, plan.settings, self._subprotocols)
+        if state.telemetry is not None:
+            # A session's span is that of its handshake.
+            dialler = state.telemetry.wrap(dialler, to_the_end=False)
         record.body = self
         try:
             dialling = cast("PoolState", _Dialling(state, dialler))

@@ -28,9 +28,8 @@ Raw = tuple[int, Fields, bytes]
 
 def handlers_of(plan: Plan, pool: UpstreamPool | None) -> tuple[OnError, ...]:
     """The handlers that are asked, in order."""
-    steps = plan.steps
     own = () if pool is None else pool.on_error
-    return own if steps is None else (*steps.on_error, *own, *steps.last_on_error)
+    return (*plan.on_error, *own, *plan.last_on_error)
 
 
 async def answer_failure(

@@ -46,6 +46,7 @@ async def read_chunks(answer: Answer) -> AsyncGenerator[bytes, None]:
                 yield chunk
             if complete or not chunk:
                 break
+        exchange.whole = True
     finally:
         answer.close()
 
