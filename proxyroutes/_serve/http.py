@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from proxyroutes._serve.body import BufferedBody, ReceivedBody, check_length
 from proxyroutes._serve.exchange import ClientLeft, Exchange
-from proxyroutes._serve.failures import log_failure, send_problem
+from proxyroutes._serve.failures import log_failure
 from proxyroutes._serve.fields import ReceivedFields
 from proxyroutes._serve.head import make_head, read_request
 from proxyroutes._serve.match import Found
 from proxyroutes._serve.plan import Plan, Steps
 from proxyroutes._serve.relay import Answer
+from proxyroutes._serve.steps.answering import answer_failure
 from proxyroutes._serve.steps.further import Further, attempts_by_rules, end_attempt
+from proxyroutes._serve.steps.messages import outgoing
 from proxyroutes._serve.steps.replay import ReplayedBody, begin_again, replayed
 from proxyroutes._state.budgets import TRUST
 from proxyroutes._state.pools import PoolState
@@ -73,7 +75,7 @@ async def serve_http(plan: Plan, found: Found, scope: Scope, receive: Receive, s
         fail(exchange, error)
         if isinstance(error, RelayInterruptedError):
             raise
-        await send_problem(error, send)
+        await answer_failure(error, plan, found, pool, scope, receive, send)
     except ClientLeft:
         exchange.status = 499
     finally:
@@ -112,6 +114,7 @@ def timeouts_of(plan: Plan, state: PoolState) -> Timeouts:
 def fail(exchange: Exchange, error: GatewayError) -> None:
     """Enter a failure into the record, and log it."""
     exchange.error = error
+    error.recorded = True
     if not isinstance(error, RelayInterruptedError):
         exchange.status = error.status_code
     log_failure(exchange, error)
@@ -187,8 +190,12 @@ async def ask(
         GatewayError: If there is no response.
         ClientLeft: If the client left.
     """
+    if plan.steps is not None or state.transforms is not None:
+        head, body = outgoing(exchange, plan, state, head, body)
     answer = await attempts(exchange, state, head, body, timeouts, plan.steps)
     answer.prepare(plan, found)
+    if answer.filtered is not None:
+        await answer.begin()
     return answer
 
 
