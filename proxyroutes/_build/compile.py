@@ -22,6 +22,7 @@ from proxyroutes._build.check import (
     read_methods,
     texts,
 )
+from proxyroutes._build.conditions import read_condition
 from proxyroutes._build.defaults import Defaults
 from proxyroutes._build.hidden import check_hidden, check_hidden_websockets
 from proxyroutes._build.sessions import (
@@ -156,9 +157,9 @@ def _compile_route(
     return Plan(
         **_common(order, spec, template, defaults, rewrite, upstream, spec.timeouts, spec.forwarding),
         methods=methods,
-        allow=(b"allow", ", ".join(sorted(methods or ())).encode("ascii")),
         host=host_of(spec.host),
-        field_actions=field_actions(texts(spec.identity_headers)),
+        field_actions=(actions := field_actions(texts(spec.identity_headers))),
+        condition=read_condition(spec.match, actions, problems, spec.facts.location),
         max_body_bytes=spec.max_body_bytes,
         map_location=spec.location == "rewrite",
         plain=not spec.facts.speaks and not spec.facts.parameters,
@@ -218,6 +219,8 @@ def _compile_websocket(
     if isinstance(upstream, UpstreamPool) and isinstance(upstream.transport, ASGITransport):
         found.append(DeclarationError("upstream: an ASGI app in this process has no sessions here"))
     problems.extend(found, spec.facts.location)
+    actions = session_field_actions(texts(options["identity_headers"]))
+    condition = read_condition(options["match"], actions, problems, spec.facts.location)
     if template is None or found:
         return None
     return SessionPlan(
@@ -233,7 +236,8 @@ def _compile_websocket(
         ),
         methods=None,
         host=host_of(options["host"]),
-        field_actions=session_field_actions(texts(options["identity_headers"])),
+        field_actions=actions,
+        condition=condition,
         max_body_bytes=None,
         map_location=options["location"] == "rewrite",
         plain=not spec.facts.speaks and not spec.facts.parameters and not spec.dependencies,

@@ -16,7 +16,7 @@ from typing_extensions import Unpack, override
 from proxyroutes._declare.specs import NOT_YET, RouteSpec, WebSocketSpec
 from proxyroutes._declare.stubs import read_stub
 from proxyroutes.exceptions import DeclarationError
-from proxyroutes.settings import Forwarding, Timeouts
+from proxyroutes.settings import Forwarding, Match, Timeouts
 
 __all__ = ["UNSET", "Registry", "RouteGroup", "RouteOptions", "SharedOptions"]
 
@@ -66,6 +66,7 @@ class SharedOptions(TypedDict, total=False):
     """The keywords that a route inherits from its group and its proxy, but for those that ``Proxy`` spells out."""
 
     upstream: Any
+    match: Match | None
     host: str
     location: str
     request_headers: Any
@@ -100,7 +101,6 @@ class OneRouteOptions(RouteOptions, total=False):
     """The keywords that only one route has, and those that it may inherit."""
 
     rewrite: str | None
-    match: Any
     name: str | None
     summary: str | None
 
@@ -194,7 +194,7 @@ class RouteGroup:
         upstream: Any = UNSET,
         methods: Iterable[str] | None = None,
         rewrite: str | None = None,
-        match: Any = None,
+        match: Match | None = UNSET,
         host: str = UNSET,
         location: str = UNSET,
         request_headers: Any = UNSET,
@@ -231,7 +231,8 @@ class RouteGroup:
             methods: Methods to serve. None is every method but CONNECT and TRACE.
             rewrite: Template of the forwarded path, filled in with captured raw text. None forwards the target as it
                 came, byte for byte.
-            match: What besides path and method decides. Not in this release.
+            match: What besides path and method decides: several routes may have one path, and the first one in declared
+                order whose ``Match`` holds serves the request.
             host: ``"destination"``, ``"preserve"``, or a literal value for ``Host``.
             location: ``"rewrite"`` maps the destination's own address in ``Location`` back to the public one;
                 ``"keep"`` leaves it.
@@ -267,11 +268,9 @@ class RouteGroup:
             DeclarationError: From the decorator, if the proxy was already built.
         """
         given = dict(locals())
-        for key in ("self", "path", "methods", "rewrite", "match", "name", "summary"):
+        for key in ("self", "path", "methods", "rewrite", "name", "summary"):
             del given[key]
         merged, problems = self._merge(given)
-        if match is not None:
-            merged["match"] = match
         not_yet = tuple(
             sorted(
                 key for key in NOT_YET & merged.keys() if merged[key] not in (None, (), [], False)
@@ -331,6 +330,7 @@ class RouteGroup:
         *,
         upstream: Any = UNSET,
         rewrite: str | None = None,
+        match: Match | None = UNSET,
         allowed_origins: Iterable[str] | None = None,
         max_message_bytes: int | None = 16 * 1024 * 1024,
         ping_interval: float | None = 20.0,
@@ -353,6 +353,7 @@ class RouteGroup:
             path: Template, as for ``route``.
             upstream: As for ``route``; ``http(s)`` destinations serve WebSockets as ``ws(s)``.
             rewrite: Template of the forwarded path.
+            match: As for ``route``.
             allowed_origins: Origins that a browser's page may have, such as ``"https://app.test"``; others are answered
                 403. None allows every one. A client without ``Origin`` is no browser and passes.
             max_message_bytes: Bytes of the largest message in either direction, after decompression; over it both sides
@@ -373,6 +374,7 @@ class RouteGroup:
         """
         given = {
             "upstream": upstream,
+            "match": match,
             "dependencies": dependencies,
             "timeouts": timeouts,
             "host": host,
@@ -380,7 +382,7 @@ class RouteGroup:
             "identity_headers": identity_headers,
         }
         merged, problems = self._merge(given)
-        shared = ("timeouts", "host", "forwarding", "identity_headers", "location")
+        shared = ("timeouts", "host", "forwarding", "identity_headers", "location", "match")
         options = {
             "allowed_origins": _to_tuple(allowed_origins),
             "max_message_bytes": max_message_bytes,

@@ -17,7 +17,6 @@ NOT_YET: frozenset[str] = frozenset(
         "cookies",
         "hedge",
         "limits",
-        "match",
         "mirror",
         "on_error",
         "query_rules",

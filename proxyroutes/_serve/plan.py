@@ -13,7 +13,7 @@ from attrs import field, frozen
 from proxyroutes._serve.exchange import Observer
 from proxyroutes._serve.forwarding import Hop
 from proxyroutes.settings import Timeouts
-from proxyroutes.typing import Field
+from proxyroutes.typing import Scope
 
 if TYPE_CHECKING:
     from proxyroutes._state.monitor import HealthMonitor
@@ -98,6 +98,7 @@ class Plan:
         speaks: Whether the stub must be called.
         plain: Whether the stub neither says nor asks anything.
         steps: What the route adds to the plain way, or None.
+        condition: Says of a request that fits path and method whether the route serves it; None where it always does.
     """
 
     name: str
@@ -122,5 +123,5 @@ class Plan:
     observers: tuple[Observer, ...]
     speaks: bool
     plain: bool
-    allow: Field = (b"allow", b"")
     steps: Steps | None = None
+    condition: Callable[[Any, Scope], bool] | None = None
