@@ -51,7 +51,6 @@ from proxyroutes.exceptions import (
     StubError,
 )
 from proxyroutes.settings import Destination, Forwarding, Timeouts
-from proxyroutes.transports.asgi import ASGITransport
 
 __all__ = ["Compiled", "CompiledWebSocket", "compile_specs"]
 
@@ -216,8 +215,6 @@ def _compile_websocket(
     if options["host"] not in {"destination", "preserve"}:
         found.extend(check_literal_host(options["host"]))
     upstream = resolve_upstream(spec, defaults.monitor, problems)
-    if isinstance(upstream, UpstreamPool) and isinstance(upstream.transport, ASGITransport):
-        found.append(DeclarationError("upstream: an ASGI app in this process has no sessions here"))
     problems.extend(found, spec.facts.location)
     actions = session_field_actions(texts(options["identity_headers"]))
     condition = read_condition(options["match"], actions, problems, spec.facts.location)
