@@ -6,6 +6,7 @@ from proxyroutes._serve.steps.forwarded import ForwardedRequest
 from proxyroutes._state.monitor import HealthMonitor
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import BuildError, GatewayError, ProxyRoutesError
+from proxyroutes.policies.rates import RateLimit
 from proxyroutes.proxy import Proxy
 from proxyroutes.settings import Destination, HealthCheck, Limits, Match, Timeouts
 
@@ -21,6 +22,7 @@ __all__ = [
     "Match",
     "Proxy",
     "ProxyRoutesError",
+    "RateLimit",
     "Session",
     "Timeouts",
     "UpstreamPool",

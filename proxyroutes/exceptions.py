@@ -13,6 +13,7 @@ ProxyRoutesError
     ├── UpstreamConnectError    502  nothing was sent: always safe to try elsewhere
     ├── UpstreamTimeoutError    504  ``stage`` says which time-out
     ├── UpstreamProtocolError   502  the upstream broke the protocol or the connection
+    ├── RateLimitError          429  a rate limit was reached
     ├── ClientRequestError      400  the received request cannot be forwarded (also 405, 408, 413, 414, 417, 431, 508)
     └── RelayInterruptedError   -    the head was already sent: the connection is broken
 ```
@@ -42,6 +43,7 @@ __all__ = [
     "PathTemplateError",
     "PolicyError",
     "ProxyRoutesError",
+    "RateLimitError",
     "RelayInterruptedError",
     "Side",
     "Stage",
@@ -189,6 +191,29 @@ class NoDestinationError(GatewayError):
     title = "No destination is available"
     slug = "no-destination"
     default_side = Side.GATEWAY
+
+
+class RateLimitError(GatewayError):
+    """A rate limit was reached (RFC 6585 §4); nothing was asked of an upstream.
+
+    Attributes:
+        fields: The ``RateLimit`` fields of the answer.
+    """
+
+    status_code = 429
+    title = "Too many requests"
+    slug = "rate-limit"
+    default_side = Side.CLIENT
+
+    def __init__(
+        self,
+        detail: str = "",
+        *,
+        retry_after: float = 1.0,
+        fields: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> None:
+        super().__init__(detail, retry_after=retry_after)
+        self.fields = fields
 
 
 class UpstreamConnectError(GatewayError):

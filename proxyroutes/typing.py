@@ -35,6 +35,7 @@ __all__ = [
     "ReceivedValues",
     "Scope",
     "Send",
+    "Store",
     "Transport",
     "UpstreamResponse",
 ]
@@ -387,6 +388,21 @@ class Balancing(Protocol):
 
     def bind(self, *, clock: Clock, random: RandomSource) -> Balancer:
         """Make the balancer of one pool."""
+        ...
+
+
+class Store(Protocol):
+    """Where rate limits keep one number for each key: memory, or a service that a fleet of gateways shares.
+
+    Its time is the store's own, so that a fleet has one clock.
+    """
+
+    async def read(self, key: bytes, /) -> tuple[float | None, float]:
+        """Give the number under a key, or None, and the seconds on the store's clock."""
+        ...
+
+    async def swap(self, key: bytes, old: float | None, new: float, seconds: float, /) -> bool:
+        """Keep a number under a key for so many seconds, if what is there is still the old one; say whether."""
         ...
 
 

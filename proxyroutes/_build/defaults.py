@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from attrs import frozen
+from typing import Any
+
+from attrs import field, frozen
 
 from proxyroutes._serve.exchange import Observer
 from proxyroutes._state.monitor import HealthMonitor
@@ -13,7 +15,17 @@ __all__ = ["Defaults"]
 
 @frozen(kw_only=True)
 class Defaults:
-    """What a proxy gives to routes that do not say it."""
+    """What a proxy gives to routes that do not say it.
+
+    Attributes:
+        monitor: Whose clock and sweeper are used, and who probes pools that have no monitor.
+        timeouts: Time-outs.
+        forwarding: What upstreams are told of the client's side.
+        via: What ``Via`` calls this gateway.
+        redirect_slashes: Whether a path that only lacks its last slash is redirected.
+        observers: Called with each ended exchange.
+        rate_limits: Each ``RateLimit`` that routes were given, by identity, with what counts for it.
+    """
 
     monitor: HealthMonitor
     timeouts: Timeouts
@@ -21,3 +33,4 @@ class Defaults:
     via: bytes
     redirect_slashes: bool
     observers: tuple[Observer, ...]
+    rate_limits: dict[int, tuple[Any, Any]] = field(factory=dict)

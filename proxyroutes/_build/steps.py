@@ -9,7 +9,8 @@ from typing import Any
 
 from proxyroutes._build.check import Problems
 from proxyroutes._build.defaults import Defaults
-from proxyroutes._declare.specs import RouteSpec
+from proxyroutes._build.rates import read_rate_limits
+from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.templates import Template
 from proxyroutes._serve.plan import Steps
 
@@ -17,7 +18,7 @@ __all__ = ["read_steps"]
 
 
 def read_steps(
-    spec: RouteSpec, template: Template, defaults: Defaults, problems: Problems
+    spec: RouteSpec | WebSocketSpec, template: Template, defaults: Defaults, problems: Problems
 ) -> Steps | None:
     """The steps of a route, or None where it is plain.
 
@@ -27,7 +28,13 @@ def read_steps(
         defaults: What the proxy gives.
         problems: Where mistakes are entered.
     """
-    del spec, template, defaults, problems
     # Each kind of step that a route has becomes one entry here, under its name in ``Steps``.
     steps: dict[str, Any] = {}
+    location = spec.facts.location
+    rate_limit = (
+        spec.options["rate_limit"] if isinstance(spec, WebSocketSpec) else spec.rate_limit
+    )
+    admissions = read_rate_limits(rate_limit, template, defaults, problems, location)
+    if admissions:
+        steps["admissions"] = admissions
     return Steps(**steps) if steps else None

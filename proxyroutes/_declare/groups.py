@@ -16,6 +16,7 @@ from typing_extensions import Unpack, override
 from proxyroutes._declare.specs import NOT_YET, RouteSpec, WebSocketSpec
 from proxyroutes._declare.stubs import read_stub
 from proxyroutes.exceptions import DeclarationError
+from proxyroutes.policies.rates import RateLimit
 from proxyroutes.settings import Forwarding, Match, Timeouts
 
 __all__ = ["UNSET", "Registry", "RouteGroup", "RouteOptions", "SharedOptions"]
@@ -78,7 +79,7 @@ class SharedOptions(TypedDict, total=False):
     response_filters: Sequence[Any]
     retry: Any
     limits: Any
-    rate_limit: Any
+    rate_limit: RateLimit | Sequence[RateLimit] | None
     hedge: Any
     mirror: Any
     max_body_bytes: int | None
@@ -208,7 +209,7 @@ class RouteGroup:
         timeouts: Timeouts | None = UNSET,
         retry: Any = UNSET,
         limits: Any = UNSET,
-        rate_limit: Any = UNSET,
+        rate_limit: RateLimit | Sequence[RateLimit] | None = UNSET,
         hedge: Any = UNSET,
         mirror: Any = UNSET,
         max_body_bytes: int | None = UNSET,
@@ -247,7 +248,7 @@ class RouteGroup:
             timeouts: Time-outs; None takes the pool's, the group's or the proxy's.
             retry: Retry policy. Not in this release; a connect failure always moves on to the next destination.
             limits: Limits of this route. Not in this release.
-            rate_limit: Rate limit of this route. Not in this release.
+            rate_limit: A ``RateLimit``, or several: more requests are answered 429.
             hedge: Hedging. Not in this release.
             mirror: Mirroring. Not in this release.
             max_body_bytes: Bytes of content that a client may send; more is answered 413. None is no limit. A stub
@@ -331,6 +332,7 @@ class RouteGroup:
         upstream: Any = UNSET,
         rewrite: str | None = None,
         match: Match | None = UNSET,
+        rate_limit: RateLimit | Sequence[RateLimit] | None = UNSET,
         allowed_origins: Iterable[str] | None = None,
         max_message_bytes: int | None = 16 * 1024 * 1024,
         ping_interval: float | None = 20.0,
@@ -354,6 +356,7 @@ class RouteGroup:
             upstream: As for ``route``; ``http(s)`` destinations serve WebSockets as ``ws(s)``.
             rewrite: Template of the forwarded path.
             match: As for ``route``.
+            rate_limit: As for ``route``; handshakes are counted.
             allowed_origins: Origins that a browser's page may have, such as ``"https://app.test"``; others are answered
                 403. None allows every one. A client without ``Origin`` is no browser and passes.
             max_message_bytes: Bytes of the largest message in either direction, after decompression; over it both sides
@@ -375,6 +378,7 @@ class RouteGroup:
         given = {
             "upstream": upstream,
             "match": match,
+            "rate_limit": rate_limit,
             "dependencies": dependencies,
             "timeouts": timeouts,
             "host": host,
@@ -382,7 +386,15 @@ class RouteGroup:
             "identity_headers": identity_headers,
         }
         merged, problems = self._merge(given)
-        shared = ("timeouts", "host", "forwarding", "identity_headers", "location", "match")
+        shared = (
+            "timeouts",
+            "host",
+            "forwarding",
+            "identity_headers",
+            "location",
+            "match",
+            "rate_limit",
+        )
         options = {
             "allowed_origins": _to_tuple(allowed_origins),
             "max_message_bytes": max_message_bytes,

@@ -20,7 +20,6 @@ NOT_YET: frozenset[str] = frozenset(
         "mirror",
         "on_error",
         "query_rules",
-        "rate_limit",
         "request_filters",
         "request_headers",
         "response_filters",

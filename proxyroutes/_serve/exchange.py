@@ -22,7 +22,7 @@ from proxyroutes.exceptions import (
     UpstreamTimeoutError,
 )
 from proxyroutes.settings import Timeouts
-from proxyroutes.typing import Attempt, Receive
+from proxyroutes.typing import Attempt, Receive, Scope
 
 __all__ = ["ClientLeft", "Exchange", "Observer"]
 
@@ -57,12 +57,14 @@ class Exchange:
         head: Seconds on the loop's clock when the head of the response was there, or 0.0.
         ended: Seconds on the loop's clock, or 0.0 while it lasts.
         timeouts: The time-outs that hold for it.
+        scope: The received request, or None where nobody has given it.
         request_bytes: Bytes of content received.
         response_bytes: Bytes of content relayed.
     """
 
     # Class attributes are what an exchange begins with: most of it is never written for one that is fast and goes well.
     pool: str | None = None
+    scope: Scope | None = None
     destination: str | None = None
     status: int | None = None
     error: GatewayError | None = None

@@ -7,7 +7,7 @@ import logging
 import math
 
 from proxyroutes._serve.exchange import Exchange
-from proxyroutes.exceptions import ClientRequestError, GatewayError
+from proxyroutes.exceptions import ClientRequestError, GatewayError, RateLimitError
 from proxyroutes.typing import Fields, Send
 
 __all__ = ["PROBLEM_BASE", "log_failure", "problem", "send_problem"]
@@ -15,6 +15,8 @@ __all__ = ["PROBLEM_BASE", "log_failure", "problem", "send_problem"]
 PROBLEM_BASE = "https://proxyroutes.readthedocs.io/problems/"
 """What a problem's type begins with; the error's ``slug`` follows."""
 
+# What clients can cause at will is no warning.
+_FREQUENT = (ClientRequestError, RateLimitError)
 _logger = logging.getLogger("proxyroutes.serve")
 
 
@@ -31,6 +33,8 @@ def problem(error: GatewayError) -> tuple[int, Fields, bytes]:
     ]
     if error.retry_after is not None:
         fields.append((b"retry-after", str(max(1, math.ceil(error.retry_after))).encode()))
+    if isinstance(error, RateLimitError):
+        fields.extend(error.fields)
     if isinstance(error, ClientRequestError):
         fields.extend(error.fields)
         # What is left of a refused request must not be read as the next one.
@@ -47,7 +51,7 @@ async def send_problem(error: GatewayError, send: Send) -> None:
 
 def log_failure(exchange: Exchange, error: GatewayError) -> None:
     """One line for one failed exchange: what, where, why."""
-    level = logging.INFO if isinstance(error, ClientRequestError) else logging.WARNING
+    level = logging.INFO if isinstance(error, _FREQUENT) else logging.WARNING
     if _logger.isEnabledFor(level):
         _logger.log(
             level,

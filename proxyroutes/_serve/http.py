@@ -51,7 +51,7 @@ async def serve_http(plan: Plan, found: Found, scope: Scope, receive: Receive, s
             f"route {plan.name!r} chooses its pool per request: it cannot be served the short way"
         )
     state = pool.state()
-    exchange = open_exchange(plan, state, scope["method"], receive)
+    exchange = open_exchange(plan, state, scope["method"], receive, scope=scope)
     exchange.attach()
     try:
         received = read_request(scope, plan, found)
@@ -79,7 +79,12 @@ async def serve_http(plan: Plan, found: Found, scope: Scope, receive: Receive, s
 
 
 def open_exchange(
-    plan: Plan, state: PoolState, method: str, receive: Receive, timeouts: Timeouts | None = None
+    plan: Plan,
+    state: PoolState,
+    method: str,
+    receive: Receive,
+    timeouts: Timeouts | None = None,
+    scope: Scope | None = None,
 ) -> Exchange:
     """Begin the record of an exchange."""
     exchange = Exchange(
@@ -91,6 +96,7 @@ def open_exchange(
         plan.observers,
     )
     exchange.pool = state.name
+    exchange.scope = scope
     return exchange
 
 
@@ -176,6 +182,10 @@ async def ask(
         GatewayError: If there is no response.
         ClientLeft: If the client left.
     """
+    steps = plan.steps
+    if steps is not None:
+        for admission in steps.admissions:
+            await admission(exchange, plan, found, head)
     answer = await attempts(exchange, state, head, body, timeouts)
     answer.prepare(plan, found)
     return answer

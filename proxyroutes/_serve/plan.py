@@ -6,20 +6,20 @@ Nothing is decided here; ``_build`` fills a plan, ``_serve`` reads it.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from attrs import field, frozen
 
-from proxyroutes._serve.exchange import Observer
+from proxyroutes._serve.exchange import Exchange, Observer
 from proxyroutes._serve.forwarding import Hop
 from proxyroutes.settings import Timeouts
-from proxyroutes.typing import Scope
+from proxyroutes.typing import ForwardedHead, Scope
 
 if TYPE_CHECKING:
     from proxyroutes._state.monitor import HealthMonitor
     from proxyroutes._state.pools import UpstreamPool
 
-__all__ = ["Capture", "Plan", "Steps"]
+__all__ = ["Admission", "Capture", "Plan", "Steps"]
 
 
 @frozen
@@ -41,6 +41,26 @@ class Capture:
     convert: Callable[[str], Any] = field(eq=False)
 
 
+class Admission(Protocol):
+    """Asked before anything is done for a request."""
+
+    async def __call__(
+        self, exchange: Exchange, plan: Any, found: Any, head: ForwardedHead, /
+    ) -> None:
+        """Let a request pass.
+
+        Args:
+            exchange: Its record, with the received request.
+            plan: Its route.
+            found: Its match.
+            head: What is going to be sent.
+
+        Raises:
+            GatewayError: If it may not pass.
+        """
+        ...
+
+
 @frozen(kw_only=True, eq=False)
 class Steps:
     """What a route adds to the plain way of a request, in the order of that way. A plain route has none of it.
@@ -58,7 +78,7 @@ class Steps:
         on_error: Asked for the answer to a failure, the nearest first.
     """
 
-    admissions: tuple[Any, ...] = ()
+    admissions: tuple[Admission, ...] = ()
     request_edits: tuple[Any, ...] = ()
     request_filters: tuple[Any, ...] = ()
     retry: Any = None

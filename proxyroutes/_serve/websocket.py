@@ -199,6 +199,7 @@ class SessionSide:
             plan.name, "GET", self._receive, plan.timeouts, sweeper, plan.observers
         )
         record.pool = None if plan.pool is None else plan.pool.name
+        record.scope = self.scope
         record.attach()
         return record
 
@@ -214,6 +215,9 @@ class SessionSide:
     async def _dial(self, record: SessionRecord) -> Answer:
         plan = self.plan
         head = self.head()
+        if plan.steps is not None:
+            for admission in plan.steps.admissions:
+                await admission(record, plan, self.found, head)
         pool = self._pool or plan.pool
         if pool is None:
             pool = await cast("Any", plan.choose)(self.forwarded())

@@ -11,6 +11,7 @@ from proxyroutes.policies.balancing import (
 )
 from proxyroutes.policies.hashing import ConsistentHash
 from proxyroutes.policies.outliers import OutlierDetection
+from proxyroutes.policies.rates import RateLimit
 
 __all__ = [
     "ConsistentHash",
@@ -20,6 +21,7 @@ __all__ = [
     "OutlierDetection",
     "PowerOfTwoChoices",
     "Random",
+    "RateLimit",
     "RoundRobin",
     "WeightedRoundRobin",
 ]
