@@ -83,6 +83,7 @@ class Proxy(RouteGroup):
             raise ValueError(f"via is a token: {via!r}")
         super().__init__(Registry(), "", dict(defaults))
         self.monitor = monitor or HealthMonitor()
+        self._lifespan = Lifespan(self.monitor)
         self._defaults = Defaults(
             monitor=self.monitor,
             timeouts=timeouts or Timeouts(),
@@ -90,9 +91,9 @@ class Proxy(RouteGroup):
             via=name.encode("ascii"),
             redirect_slashes=redirect_slashes,
             observers=(on_exchange,) if callable(on_exchange) else tuple(on_exchange),
+            use=self._lifespan.use,
         )
         self._compiled: Compiled | None = None
-        self._lifespan = Lifespan(self.monitor)
         self._url_pools = UrlPools(self._defaults)
         self._routers: list[APIRouter] = []
         self._imperative = imperative_plan(self._defaults)

@@ -32,7 +32,7 @@ from proxyroutes._build.sessions import (
     session_field_actions,
 )
 from proxyroutes._build.steps import read_steps
-from proxyroutes._build.upstreams import Chooser, resolve_upstream
+from proxyroutes._build.upstreams import Upstream, resolve_upstream
 from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.templates import Segment, Template, parse_rewrite, parse_template
 from proxyroutes._serve.fields import field_actions, has_bad_name
@@ -121,7 +121,7 @@ def compile_specs(
     check_hidden_websockets([(one.spec, one.template) for one in websockets], problems.add)
     plans = [plan for _, plan, _ in routes]
     session_plans = [one.plan for one in websockets]
-    pools = {plan.pool: None for plan in (*plans, *session_plans) if plan.pool is not None}
+    pools = dict.fromkeys(pool for plan in (*plans, *session_plans) for pool in _pools_of(plan))
     return Compiled(
         routes=tuple(routes),
         websockets=tuple(websockets),
@@ -130,6 +130,13 @@ def compile_specs(
         pools=tuple(pools),
         problems=tuple(problems.found),
     )
+
+
+def _pools_of(plan: Plan) -> tuple[UpstreamPool, ...]:
+    """Every pool that a route is known to use."""
+    if plan.split is not None:
+        return plan.split.recipe.pools
+    return () if plan.pool is None else (plan.pool,)
 
 
 def _read_rewrite(
@@ -149,7 +156,7 @@ def _compile_route(
 ) -> Plan | None:
     rewrite = _read_rewrite(spec, template, problems)
     problems.extend(check_values(spec), spec.facts.location)
-    upstream = resolve_upstream(spec, defaults.monitor, problems)
+    upstream = resolve_upstream(spec, template, defaults, problems)
     methods = read_methods(spec, problems)
     if template is None:
         return None
@@ -172,7 +179,7 @@ def _common(
     template: Template,
     defaults: Defaults,
     rewrite: Template | None,
-    upstream: UpstreamPool | Chooser | None,
+    upstream: Upstream,
     timeouts: Timeouts | None,
     forwarding: Any,
 ) -> dict[str, Any]:
@@ -187,8 +194,9 @@ def _common(
         ),
         "captures": _captures(template.segments),
         "monitor": defaults.monitor,
-        "pool": upstream if isinstance(upstream, UpstreamPool) else None,
-        "choose": upstream if not isinstance(upstream, UpstreamPool) else None,
+        "pool": upstream.pool,
+        "choose": upstream.choose,
+        "split": upstream.split,
         "rewrite": None if rewrite is None else _pieces(rewrite.segments, names),
         "inverse": None if rewrite is None else _inverse(rewrite.segments, names),
         "public": _pieces(template.segments, names),
@@ -214,7 +222,7 @@ def _compile_websocket(
     found = [*check_session(spec), *check_timeouts(options["timeouts"])]
     if options["host"] not in {"destination", "preserve"}:
         found.extend(check_literal_host(options["host"]))
-    upstream = resolve_upstream(spec, defaults.monitor, problems)
+    upstream = resolve_upstream(spec, template, defaults, problems)
     problems.extend(found, spec.facts.location)
     actions = session_field_actions(texts(options["identity_headers"]))
     condition = read_condition(options["match"], actions, problems, spec.facts.location)

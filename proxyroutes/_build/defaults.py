@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from attrs import field, frozen
 
 from proxyroutes._serve.exchange import Observer
 from proxyroutes._state.monitor import HealthMonitor
+from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.settings import Forwarding, Timeouts
 
 __all__ = ["Defaults"]
@@ -24,6 +26,7 @@ class Defaults:
         via: What ``Via`` calls this gateway.
         redirect_slashes: Whether a path that only lacks its last slash is redirected.
         observers: Called with each ended exchange.
+        use: Has a pool that no spec names closed with the others.
         rate_limits: Each ``RateLimit`` that routes were given, by identity, with what counts for it.
     """
 
@@ -33,4 +36,5 @@ class Defaults:
     via: bytes
     redirect_slashes: bool
     observers: tuple[Observer, ...]
+    use: Callable[[UpstreamPool], None]
     rate_limits: dict[int, tuple[Any, Any]] = field(factory=dict)

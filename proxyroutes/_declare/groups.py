@@ -227,8 +227,8 @@ class RouteGroup:
         Args:
             path: Template: ``<name>`` is one segment, ``<int:name>``, ``<float:name>`` and ``<uuid:name>`` are typed,
                 ``<path:name>`` is the rest and ``<path>`` short for ``<path:path>``. ``{name}`` is understood too.
-            upstream: An ``UpstreamPool``, a URL, a list of URLs or ``Destination``s, an ASGI app, or a callable that
-                is given the ``ForwardedRequest`` and returns a pool.
+            upstream: An ``UpstreamPool``, a ``WeightedSplit`` of several, a URL, a list of URLs or ``Destination``s, an
+                ASGI app, or a callable that is given the ``ForwardedRequest`` and returns a pool or a split.
             methods: Methods to serve. None is every method but CONNECT and TRACE.
             rewrite: Template of the forwarded path, filled in with captured raw text. None forwards the target as it
                 came, byte for byte.

@@ -7,6 +7,7 @@ pieces for where some does.
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 from proxyroutes._serve.body import BufferedBody, ReceivedBody, check_length
 from proxyroutes._serve.exchange import ClientLeft, Exchange
@@ -14,7 +15,7 @@ from proxyroutes._serve.failures import log_failure, send_problem
 from proxyroutes._serve.fields import ReceivedFields
 from proxyroutes._serve.head import make_head, read_request
 from proxyroutes._serve.match import Found
-from proxyroutes._serve.plan import Plan
+from proxyroutes._serve.plan import Plan, Split
 from proxyroutes._serve.relay import Answer
 from proxyroutes._state.pools import DestinationState, PoolState
 from proxyroutes.exceptions import (
@@ -45,17 +46,20 @@ _HTTP1 = frozenset({"1.0", "1.1"})
 
 async def serve_http(plan: Plan, found: Found, scope: Scope, receive: Receive, send: Send) -> None:
     """Serve a request from its match to its last byte, with no user code in between."""
-    pool = plan.pool
-    if pool is None:
+    pool, split = plan.pool, plan.split
+    if pool is None and (split is None or not split.quick):
         raise TypeError(
             f"route {plan.name!r} chooses its pool per request: it cannot be served the short way"
         )
-    state = pool.state()
+    state = (pool or cast("Split", split).first).state()
     exchange = open_exchange(plan, state, scope["method"], receive, scope=scope)
     exchange.attach()
     try:
         received = read_request(scope, plan, found)
         head = make_head(scope, plan, found, received)
+        if split is not None:
+            state = split(plan, found, scope, head).state()
+            exchange.pool, exchange.timeouts = state.name, timeouts_of(plan, state)
         body: Body | None = None
         if (
             received.chunked

@@ -12,6 +12,7 @@ from attrs import field, frozen
 
 from proxyroutes._serve.exchange import Exchange, Observer
 from proxyroutes._serve.forwarding import Hop
+from proxyroutes.policies.splits import WeightedSplit
 from proxyroutes.settings import Timeouts
 from proxyroutes.typing import ForwardedHead, Scope
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from proxyroutes._state.monitor import HealthMonitor
     from proxyroutes._state.pools import UpstreamPool
 
-__all__ = ["Admission", "Capture", "Plan", "Steps"]
+__all__ = ["Admission", "Capture", "Plan", "Split", "Steps"]
 
 
 @frozen
@@ -58,6 +59,31 @@ class Admission(Protocol):
         Raises:
             GatewayError: If it may not pass.
         """
+        ...
+
+
+class Split(Protocol):
+    """Chooses a pool by shares."""
+
+    @property
+    def first(self) -> UpstreamPool:
+        """One of its pools."""
+        ...
+
+    @property
+    def quick(self) -> bool:
+        """Whether no user code takes part."""
+        ...
+
+    @property
+    def recipe(self) -> WeightedSplit[UpstreamPool]:
+        """What was declared."""
+        ...
+
+    def __call__(
+        self, plan: Any, found: Any, scope: Scope, head: ForwardedHead, /
+    ) -> UpstreamPool:
+        """The pool of a request."""
         ...
 
 
@@ -102,8 +128,9 @@ class Plan:
         captures: The parameters.
         methods: Methods served, None for every one.
         monitor: Whose loop's clock and sweeper are used.
-        pool: The pool; None where ``choose`` decides per request.
+        pool: The pool; None where ``choose`` or ``split`` decides per request.
         choose: Chooses the pool from the ``ForwardedRequest``.
+        split: Chooses it by shares, once the head is known.
         rewrite: Raw literals and numbers of captures, to be joined; None forwards the path as it came.
         inverse: The same as segments, to map a ``Location`` back; None where there is no inverse.
         public: Raw literals and numbers of captures of the template, for the same.
@@ -144,4 +171,5 @@ class Plan:
     speaks: bool
     plain: bool
     steps: Steps | None = None
+    split: Split | None = None
     condition: Callable[[Any, Scope], bool] | None = None

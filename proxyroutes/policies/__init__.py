@@ -12,6 +12,7 @@ from proxyroutes.policies.balancing import (
 from proxyroutes.policies.hashing import ConsistentHash
 from proxyroutes.policies.outliers import OutlierDetection
 from proxyroutes.policies.rates import RateLimit
+from proxyroutes.policies.splits import WeightedSplit
 
 __all__ = [
     "ConsistentHash",
@@ -24,4 +25,5 @@ __all__ = [
     "RateLimit",
     "RoundRobin",
     "WeightedRoundRobin",
+    "WeightedSplit",
 ]

@@ -12,9 +12,9 @@ from proxyroutes._serve.match import Found, path_parameters
 from proxyroutes._serve.plan import Plan
 from proxyroutes._serve.steps.forwarded import ForwardedRequest
 from proxyroutes.policies._keys import RequestKey, read_key
-from proxyroutes.typing import ForwardedHead, Scope
+from proxyroutes.typing import Fields, ForwardedHead, Scope
 
-__all__ = ["Key", "bind_key", "client_key", "view"]
+__all__ = ["Key", "bind_key", "client_key", "request_key", "view"]
 
 Key: TypeAlias = "Callable[[Plan, Found, Scope, ForwardedHead], bytes | None]"
 """Reads the key of a request; None where it has none."""
@@ -61,6 +61,26 @@ def bind_key(key: RequestKey) -> Key:
     return _header(name.lower().encode()) if kind == "header" else _cookie(name.encode())
 
 
+def request_key(key: RequestKey, request: ForwardedRequest) -> bytes | None:
+    """The key of a request that the application already has in its hands."""
+    spec = read_key(key)
+    if not isinstance(spec, tuple):
+        return _encode(spec(request))
+    kind, name = spec
+    if kind == "client":
+        return client_key({"client": request.client})
+    if kind == "path":
+        value = request.path_params.get(name)
+        return None if value is None else _encode(str(value))
+    if kind == "header":
+        return _encode(request.headers.get(name))
+    return _cookie_in(_cookie_pattern(name.encode()), request.headers.raw)
+
+
+def _encode(key: str | bytes | None) -> bytes | None:
+    return key.encode("utf-8", "surrogateescape") if isinstance(key, str) else key
+
+
 def _client(plan: Plan, found: Found, scope: Scope, head: ForwardedHead) -> bytes | None:
     del plan, found, head
     return client_key(scope)
@@ -68,8 +88,7 @@ def _client(plan: Plan, found: Found, scope: Scope, head: ForwardedHead) -> byte
 
 def _ask(function: Callable[[Any], str | bytes | None]) -> Key:
     def find(plan: Plan, found: Found, scope: Scope, head: ForwardedHead) -> bytes | None:
-        key = function(view(plan, found, scope, head))
-        return key.encode("utf-8", "surrogateescape") if isinstance(key, str) else key
+        return _encode(function(view(plan, found, scope, head)))
 
     return find
 
@@ -96,14 +115,22 @@ def _header(name: bytes) -> Key:
 
 
 def _cookie(name: bytes) -> Key:
-    # RFC 6265 §4.2.1: pairs are separated by a semicolon and a space.
-    pattern = re.compile(rb"(?:^|;\s*)" + re.escape(name) + rb"=([^;]*)")
+    pattern = _cookie_pattern(name)
 
     def find(plan: Plan, found: Found, scope: Scope, head: ForwardedHead) -> bytes | None:
         del plan, found, scope
-        for known, value in head.fields:
-            if known == b"cookie" and (match := pattern.search(value)) is not None:
-                return match[1]
-        return None
+        return _cookie_in(pattern, head.fields)
 
     return find
+
+
+def _cookie_pattern(name: bytes) -> re.Pattern[bytes]:
+    # RFC 6265 §4.2.1: pairs are separated by a semicolon and a space.
+    return re.compile(rb"(?:^|;\s*)" + re.escape(name) + rb"=([^;]*)")
+
+
+def _cookie_in(pattern: re.Pattern[bytes], fields: Fields) -> bytes | None:
+    for known, value in fields:
+        if known == b"cookie" and (match := pattern.search(value)) is not None:
+            return match[1]
+    return None
