@@ -134,9 +134,10 @@ def compile_specs(
 
 def _pools_of(plan: Plan) -> tuple[UpstreamPool, ...]:
     """Every pool that a route is known to use."""
-    if plan.split is not None:
-        return plan.split.recipe.pools
-    return () if plan.pool is None else (plan.pool,)
+    mirror = None if plan.steps is None else plan.steps.mirror
+    pools = () if plan.split is None else plan.split.recipe.pools
+    named = (plan.pool, *pools, None if mirror is None else mirror.recipe.to)
+    return tuple([pool for pool in named if pool is not None])
 
 
 def _read_rewrite(

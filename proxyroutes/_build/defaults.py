@@ -28,6 +28,7 @@ class Defaults:
         observers: Called with each ended exchange.
         use: Has a pool that no spec names closed with the others.
         rate_limits: Each ``RateLimit`` that routes were given, by identity, with what counts for it.
+        mirrors: Each ``Mirror`` that routes were given, with its step.
     """
 
     monitor: HealthMonitor
@@ -38,3 +39,4 @@ class Defaults:
     observers: tuple[Observer, ...]
     use: Callable[[UpstreamPool], None]
     rate_limits: dict[int, tuple[Any, Any]] = field(factory=dict)
+    mirrors: dict[Any, Any] = field(factory=dict)

@@ -9,6 +9,7 @@ from typing import Any
 
 from proxyroutes._build.check import Problems
 from proxyroutes._build.defaults import Defaults
+from proxyroutes._build.mirrors import read_mirror
 from proxyroutes._build.rates import read_rate_limits
 from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.templates import Template
@@ -37,4 +38,8 @@ def read_steps(
     admissions = read_rate_limits(rate_limit, template, defaults, problems, location)
     if admissions:
         steps["admissions"] = admissions
+    if isinstance(spec, RouteSpec):
+        mirror = read_mirror(spec.mirror, defaults, problems, location)
+        if mirror is not None:
+            steps["mirror"] = mirror
     return Steps(**steps) if steps else None

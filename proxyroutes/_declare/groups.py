@@ -250,7 +250,7 @@ class RouteGroup:
             limits: Limits of this route. Not in this release.
             rate_limit: A ``RateLimit``, or several: more requests are answered 429.
             hedge: Hedging. Not in this release.
-            mirror: Mirroring. Not in this release.
+            mirror: A ``Mirror``: another pool gets a copy of some requests.
             max_body_bytes: Bytes of content that a client may send; more is answered 413. None is no limit. A stub
                 that reads the body needs it.
             on_error: A handler of this route's failures. Not in this release.

@@ -17,7 +17,6 @@ NOT_YET: frozenset[str] = frozenset(
         "cookies",
         "hedge",
         "limits",
-        "mirror",
         "on_error",
         "query_rules",
         "request_filters",

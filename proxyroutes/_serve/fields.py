@@ -37,8 +37,8 @@ _HOP_BY_HOP = (
 # What an untrusted client says of the hops before us (CONFORMANCE S-21).
 _FORWARDING = (
     b"forwarded x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-prefix "
-    b"x-forwarded-proto x-forwarded-server x-original-host x-original-url x-real-ip "
-    b"x-rewrite-url "
+    b"x-forwarded-proto x-forwarded-server x-original-host x-original-url "
+    b"x-proxyroutes-shadow x-real-ip x-rewrite-url "
 ).split()
 
 # Names that need no look at their spelling; what is not here is checked and passes too.

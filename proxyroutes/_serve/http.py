@@ -186,11 +186,15 @@ async def ask(
         GatewayError: If there is no response.
         ClientLeft: If the client left.
     """
-    steps = plan.steps
+    steps, shadow = plan.steps, None
     if steps is not None:
         for admission in steps.admissions:
             await admission(exchange, plan, found, head)
-    answer = await attempts(exchange, state, head, body, timeouts)
+        if steps.mirror is not None:
+            shadow = steps.mirror.copy(exchange, head, body)
+            body = body if shadow is None else shadow.body
+    asking = attempts(exchange, state, head, body, timeouts)
+    answer = await (asking if shadow is None else shadow.follow(asking))
     answer.prepare(plan, found)
     return answer
 

@@ -5,16 +5,17 @@ Nothing is decided here; ``_build`` fills a plan, ``_serve`` reads it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from attrs import field, frozen
 
 from proxyroutes._serve.exchange import Exchange, Observer
 from proxyroutes._serve.forwarding import Hop
+from proxyroutes.policies.mirrors import Mirror
 from proxyroutes.policies.splits import WeightedSplit
 from proxyroutes.settings import Timeouts
-from proxyroutes.typing import ForwardedHead, Scope
+from proxyroutes.typing import Body, ForwardedHead, Scope
 
 if TYPE_CHECKING:
     from proxyroutes._state.monitor import HealthMonitor
@@ -59,6 +60,32 @@ class Admission(Protocol):
         Raises:
             GatewayError: If it may not pass.
         """
+        ...
+
+
+class Copy(Protocol):
+    """A copy of one request."""
+
+    @property
+    def body(self) -> Body | None:
+        """What the upstream reads instead of the request's content, so that it is kept."""
+        ...
+
+    async def follow(self, asking: Coroutine[Any, Any, Any], /) -> Any:
+        """Wait for the request's own answer."""
+        ...
+
+
+class Copier(Protocol):
+    """Makes copies of requests."""
+
+    @property
+    def recipe(self) -> Mirror[UpstreamPool]:
+        """What was declared."""
+        ...
+
+    def copy(self, exchange: Exchange, head: ForwardedHead, body: Body | None, /) -> Copy | None:
+        """Begin a copy of a request, or none."""
         ...
 
 
@@ -109,7 +136,7 @@ class Steps:
     request_filters: tuple[Any, ...] = ()
     retry: Any = None
     hedge: Any = None
-    mirror: Any = None
+    mirror: Copier | None = None
     response_edits: tuple[Any, ...] = ()
     response_filters: tuple[Any, ...] = ()
     server_timing: bool = False

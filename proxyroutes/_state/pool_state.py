@@ -122,6 +122,9 @@ class PoolState:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    # Copies that a mirror sends are the pool's too.
+    spawn = _spawn
+
     def probed(self, watch: Watch) -> None:
         """A probe has passed: an active pass ends an ejection."""
         if self.ejections.out:

@@ -10,15 +10,20 @@ from proxyroutes.policies.balancing import (
     WeightedRoundRobin,
 )
 from proxyroutes.policies.hashing import ConsistentHash
+from proxyroutes.policies.mirrors import ComparedResponse, Comparison, Mirror, MirrorCounts
 from proxyroutes.policies.outliers import OutlierDetection
 from proxyroutes.policies.rates import RateLimit
 from proxyroutes.policies.splits import WeightedSplit
 
 __all__ = [
+    "ComparedResponse",
+    "Comparison",
     "ConsistentHash",
     "FirstAvailable",
     "LeastLatency",
     "LeastRequests",
+    "Mirror",
+    "MirrorCounts",
     "OutlierDetection",
     "PowerOfTwoChoices",
     "Random",
