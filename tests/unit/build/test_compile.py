@@ -258,7 +258,7 @@ def test_a_mistake_of_a_route_says_what_to_write_instead(path, options, words):
         pytest.param(["http://[", "http://a"], "upstream: ", id="list-with-nonsense"),
         pytest.param(
             7,
-            "an UpstreamPool, a URL, a list of them, an ASGI app or a callable is meant, not 7",
+            "an UpstreamPool, a WeightedSplit, a URL, a list of them, an ASGI app or a callable is meant, not 7",
             id="number",
         ),
         pytest.param(lambda: None, "takes 0", id="callable-of-nothing"),
@@ -788,7 +788,9 @@ def test_what_has_no_signature_counts_as_a_chooser():
 async def test_a_chooser_that_gives_no_pool_is_told():
     """A URL is not a pool."""
     plan = plan_of("/", upstream=lambda request: UPSTREAM)
-    with pytest.raises(TypeError, match="returns an UpstreamPool, not 'http://127.0.0.1:9'"):
+    with pytest.raises(
+        TypeError, match="returns an UpstreamPool or a WeightedSplit, not 'http://127.0.0.1:9'"
+    ):
         await plan.choose(None)
 
 
