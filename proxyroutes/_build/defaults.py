@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from attrs import field, frozen
@@ -36,7 +36,7 @@ class Defaults:
     forwarding: Forwarding
     via: bytes
     redirect_slashes: bool
-    observers: tuple[Observer, ...]
+    observers: Sequence[Observer]
     use: Callable[[UpstreamPool], None]
     rate_limits: dict[int, tuple[Any, Any]] = field(factory=dict)
     mirrors: dict[Any, Any] = field(factory=dict)

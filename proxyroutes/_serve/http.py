@@ -7,6 +7,7 @@ pieces for where some does.
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 from typing import cast
 
 from proxyroutes._serve.body import BufferedBody, ReceivedBody, check_length
@@ -123,11 +124,14 @@ async def _no_receive() -> Message:
     return {"type": "http.disconnect"}
 
 
-def record_refusal(plan: Plan, method: str, error: GatewayError) -> None:
+def record_refusal(
+    plan: Plan, method: str, error: GatewayError, scope: Scope | None = None
+) -> None:
     """Record a request that was refused before anything was asked of an upstream."""
     sweeper = plan.monitor.state().sweeper
     exchange = Exchange(plan.name, method, _no_receive, plan.timeouts, sweeper, plan.observers)
     exchange.pool = None if plan.pool is None else plan.pool.name
+    exchange.scope = scope
     fail(exchange, error)
     exchange.end()
 
@@ -217,14 +221,15 @@ async def attempts(
     """
     tried: tuple[DestinationState, ...] = ()
     while True:
-        lease = state.lease(head, tried)
+        lease = exchange.lease = state.lease(head, tried)
         destination = lease.destination
         attempt = exchange.begin_attempt(destination.origin)
         try:
             exchange.enter()
             upstream = await state.transport.send(head, body, destination, timeouts, attempt)
         except BaseException as error:
-            failure = _reason(exchange, error)
+            attempt.failure = failure = _reason(exchange, error)
+            attempt.failed_at = monotonic()
             lease.failed = isinstance(failure, GatewayError) and failure.side is Side.UPSTREAM
             lease.release()
             if failure is None:

@@ -5,7 +5,7 @@ Nothing is decided here; ``_build`` fills a plan, ``_serve`` reads it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from attrs import field, frozen
@@ -113,6 +113,10 @@ class Split(Protocol):
         """The pool of a request."""
         ...
 
+    def key(self, plan: Any, found: Any, scope: Scope, head: ForwardedHead, /) -> bytes | None:
+        """What keeps a request at its pool; None where chance decides."""
+        ...
+
 
 @frozen(kw_only=True, eq=False)
 class Steps:
@@ -168,7 +172,7 @@ class Plan:
         pool_timeouts: Whether the pool's time-outs, where it has some, come before ``timeouts``.
         max_body_bytes: Bytes of content allowed, None for no limit.
         map_location: Whether ``Location`` is mapped back.
-        observers: Called once with each ended exchange.
+        observers: Called once with each ended exchange; the proxy's own list, which may still grow.
         speaks: Whether the stub must be called.
         plain: Whether the stub neither says nor asks anything.
         steps: What the route adds to the plain way, or None.
@@ -194,7 +198,7 @@ class Plan:
     pool_timeouts: bool
     max_body_bytes: int | None
     map_location: bool
-    observers: tuple[Observer, ...]
+    observers: Sequence[Observer]
     speaks: bool
     plain: bool
     steps: Steps | None = None

@@ -58,7 +58,7 @@ class Ejections:
             for one in destinations
             if one is not destination and one.healthy is not False and one not in out
         ]
-        if len(out) >= most or not left:
+        if len([one for one in out if one in destinations]) >= most or not left:
             return
         seconds = outlier.eject()
         out[destination] = None
@@ -71,6 +71,15 @@ class Ejections:
         )
         self.changed()
         self.spawn(self._take_back_later(destination, outlier.ejections, seconds), "outlier")
+
+    def settle(self, destinations: Collection[DestinationState]) -> None:
+        """The pool has become smaller: take back whoever is too many, the one that left first before the others."""
+        if self.recipe is None:
+            return
+        most = min(max(1, int(self.recipe.max_ejected * len(destinations))), len(destinations) - 1)
+        out = [one for one in self.out if one in destinations]
+        for destination in out[: max(0, len(out) - most)]:
+            self.take_back(destination, "too few are left")
 
     async def _take_back_later(
         self, destination: DestinationState, ejection: int, seconds: float

@@ -14,8 +14,8 @@ class Lender(Protocol):
 
     in_flight: int
 
-    def refresh(self) -> None:
-        """A destination has room again."""
+    def returned(self, destination: DestinationState) -> None:
+        """A lease of a destination that is limited was given back."""
         ...
 
     def eject(self, destination: DestinationState) -> None:
@@ -40,17 +40,23 @@ class Lease:
         self.status = 0
         self.failed = False
 
+    @property
+    def held(self) -> bool:
+        """Whether it was not given back yet."""
+        return self._pool is not None
+
     def release(self) -> None:
         """Give it back; a second call does nothing."""
         pool = self._pool
         if pool is not None:
             self._pool = None
             destination = self.destination
-            was_full = destination.limited and destination.full
             destination.in_flight -= 1
             pool.in_flight -= 1
-            if was_full and not destination.full:
-                pool.refresh()
+            if destination.limited:
+                pool.returned(destination)
+            if self.failed:
+                destination.failures += 1
             outlier = destination.outlier
             # Neither a status nor a failure: the client has left, which counts against nobody.
             if outlier is not None and (self.failed or self.status):

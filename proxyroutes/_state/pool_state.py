@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Collection, Coroutine, Sequence
 from typing import Any, cast
 
 from attrs import define, field
 
-from proxyroutes._state.destinations import DestinationState, DestinationStatus
+from proxyroutes._state.destinations import DestinationState, DestinationStatus, Place, place_of
+from proxyroutes._state.drains import Drain, Drains
 from proxyroutes._state.ejection import Ejections
 from proxyroutes._state.health import Watch, watch_key
 from proxyroutes._state.intervals import Intervals
 from proxyroutes._state.lease import Lease
 from proxyroutes._state.monitor import MonitorState
+from proxyroutes._state.ramps import Ramps
 from proxyroutes._state.sweeper import Sweeper
 from proxyroutes.exceptions import NoDestinationError
 from proxyroutes.policies.outliers import OutlierDetection
-from proxyroutes.settings import TLS, HealthCheck, Timeouts
+from proxyroutes.policies.slow_start import SlowStart
+from proxyroutes.settings import TLS, Destination, HealthCheck, Timeouts
+from proxyroutes.transports._telemetry import Telemetry
 from proxyroutes.transports.websocket import BoundSessions
 from proxyroutes.typing import Balancer, BoundTransport, ForwardedHead, Transport
 
@@ -34,6 +38,7 @@ class PoolState:
     Attributes:
         available: The snapshot that a request reads once: every destination that may be asked now.
         in_flight: Leases that are out.
+        telemetry: What its attempts are told to, or None.
     """
 
     name: str
@@ -48,12 +53,17 @@ class PoolState:
     health: HealthCheck | None
     panic: bool
     outliers: OutlierDetection | None
+    slow_start: SlowStart | None
     available: tuple[DestinationState, ...] = field(init=False)
     sweeper: Sweeper = field(init=False)
     ejections: Ejections = field(init=False)
     intervals: Intervals = field(init=False)
+    drains: Drains = field(init=False)
+    ramps: Ramps | None = field(init=False, default=None)
     in_flight: int = 0
+    telemetry: Telemetry | None = None
     _panics: bool = False
+    _closed: bool = False
     _tasks: set[asyncio.Task[None]] = field(factory=set)
 
     def __attrs_post_init__(self) -> None:
@@ -65,32 +75,108 @@ class PoolState:
         self.intervals = Intervals(
             clock, lambda: prober.interval, self._spawn, self._begin_interval
         )
+        sweepers = (self.sweeper, self.monitor.sessions)
+        self.drains = Drains(self.name, clock, sweepers, self._spawn, self._forget)
+        if self.slow_start is not None:
+            self.ramps = Ramps(self.slow_start, clock, self._spawn, self.refresh)
         self.watch_all(self.health)
 
     def watch_all(self, health: HealthCheck | None) -> None:
         """Have the destinations probed by this check, or by none; those with a check of their own keep it."""
         self.health = health
-        prober = self.monitor.prober
         for destination in self.destinations:
-            check = destination.recipe.health or health
-            old, destination.watch = destination.watch, None
-            if check is not None:
-                key = watch_key(destination, check, *self.checked_as)
-                destination.watch = prober.watch(key, check, destination, self)
-            if old is not None:
-                prober.unwatch(old, self)
+            self._watch(destination)
         self.refresh()
+
+    def _watch(self, destination: DestinationState) -> None:
+        prober = self.monitor.prober
+        check = destination.recipe.health or self.health
+        old, destination.watch = destination.watch, None
+        if check is not None:
+            key = watch_key(destination, check, *self.checked_as)
+            destination.watch = prober.watch(key, check, destination, self)
+        if old is not None:
+            prober.unwatch(old, self)
+
+    # Who belongs to it.
+
+    def follow(self, recipes: Collection[Destination], draining: Collection[Place]) -> None:
+        """Become what the handle says now. Destinations that did not change keep everything that is known of them."""
+        if self._closed:
+            return
+        known = {one.place: one for one in self.destinations}
+        followed: list[DestinationState] = []
+        for recipe in recipes:
+            place = place_of(recipe)
+            destination = known.pop(place, None)
+            if destination is None:
+                destination = DestinationState.of(recipe)
+                self._watch(destination)
+                watch = destination.watch
+                destination.joining = watch is not None and not watch.first.is_set()
+                if self.ramps is not None:
+                    self.ramps.came(destination)
+            followed.append(destination)
+            was_draining = destination.draining
+            destination.follow(recipe, draining=place in draining)
+            if destination.draining and not was_draining:
+                self.drains.begin(destination, None)
+            elif was_draining and not destination.draining:
+                self.drains.call_off(destination)
+        self.destinations = tuple(followed)
+        for gone in known.values():
+            self._part_with(gone)
+        self.ejections.bind(self.destinations)
+        self.ejections.settle(self._members())
+        self.refresh()
+
+    def _part_with(self, destination: DestinationState) -> None:
+        """What is in flight there goes on to its end."""
+        self.ejections.out.pop(destination, None)
+        if self.ramps is not None:
+            self.ramps.forget(destination)
+        watch, destination.watch = destination.watch, None
+        if watch is not None:
+            self.monitor.prober.unwatch(watch, self)
+        destination.follow(destination.recipe, draining=True)
+        self.drains.begin(destination, None)
+
+    def drain(self, places: Collection[Place], grace: float) -> list[Drain]:
+        """Cut what is left on draining destinations after this time."""
+        return [
+            self.drains.begin(one, grace)
+            for one in self.destinations
+            if one.draining and one.place in places
+        ]
+
+    def _forget(self, destination: DestinationState) -> None:
+        """Nothing is left on it: its connections are of no use."""
+        # Not of the protocol: a transport that keeps no connections for each destination has nothing to forget.
+        forget = getattr(self.transport, "forget", None)
+        if forget is not None:
+            forget(destination)
+        self.websockets.forget(destination)
+
+    def _members(self) -> list[DestinationState]:
+        return [one for one in self.destinations if not one.draining]
+
+    # Who is available.
 
     def refresh(self) -> None:
         """Make the snapshot anew: those of the first level that has some healthy, not ejected and with room."""
-        healthy = [one for one in self.destinations if one.healthy is not False]
+        members = self._members()
+        healthy = [one for one in members if one.healthy is not False]
         if self.ejections.out:
             healthy = [one for one in healthy if one not in self.ejections.out]
+        if self.ramps is not None:
+            self.ramps.see(self.destinations, [one for one in healthy if not one.joining])
+        # One that has just come is asked before its first probe only where there is nothing else.
+        healthy = [one for one in healthy if not one.joining] or healthy
         if not healthy and self.panic:
             if not self._panics:
                 _health_logger.error("nothing is healthy, all are used: pool=%s", self.name)
             self._panics = True
-            self.available = tuple([one for one in self.destinations if not one.full])
+            self.available = tuple([one for one in members if not one.full])
             return
         self._panics = False
         free = [one for one in healthy if not one.full]
@@ -106,6 +192,14 @@ class PoolState:
         if destination.full:
             self.refresh()
 
+    def returned(self, destination: DestinationState) -> None:
+        """A lease of a limited destination was given back: it may have room again, or be empty."""
+        most = destination.recipe.max_in_flight
+        if most is not None and destination.in_flight == most - 1 and not destination.full:
+            self.refresh()
+        if destination.draining and not destination.in_flight:
+            self.drains.emptied(destination)
+
     def _begin_interval(self) -> None:
         for destination in self.destinations:
             destination.begin_interval()
@@ -113,7 +207,8 @@ class PoolState:
 
     def eject(self, destination: DestinationState) -> None:
         """Take an outlier out for a while, unless too many are out already or it is the last one."""
-        self.ejections.eject(destination, self.destinations)
+        if not destination.draining:
+            self.ejections.eject(destination, self._members())
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
         """Start a task that ends with this pool: the monitor, which runs it, may outlive the pool."""
@@ -129,6 +224,11 @@ class PoolState:
         """A probe has passed: an active pass ends an ejection."""
         if self.ejections.out:
             self.ejections.passed(watch)
+        joined = [one for one in self.destinations if one.joining and one.watch is watch]
+        if joined:
+            for destination in joined:
+                destination.joining = False
+            self.refresh()
 
     async def first_round(self) -> None:
         """Wait until each destination that is probed has its first result."""
@@ -144,11 +244,17 @@ class PoolState:
         watch = destination.watch
         available = destination in self.available
         outlier = destination.outlier
-        if outlier is not None and destination.ejected:
+        if destination.draining:
+            reason = (
+                f"drained, {destination.in_flight} in flight"
+                if destination.in_flight
+                else "drained"
+            )
+        elif outlier is not None and destination.ejected:
             reason = f"ejected: {outlier.reason}"
         elif destination.full:
             reason = destination.full
-        elif not available and destination.healthy is not False:
+        elif not available and destination.healthy is not False and not destination.joining:
             reason = "a lower-numbered priority has healthy destinations"
         else:
             reason = "not probed" if watch is None else watch.report.reason
@@ -161,6 +267,11 @@ class PoolState:
             in_flight=destination.in_flight,
             requests=destination.requests,
             ejections=0 if outlier is None else outlier.ejections,
+            ejected=destination.ejected,
+            draining=destination.draining,
+            failures=destination.failures,
+            weight=destination.recipe.weight,
+            effective_weight=destination.weight,
         )
 
     def lease(self, head: ForwardedHead, tried: Sequence[DestinationState] = ()) -> Lease:
@@ -206,6 +317,8 @@ class PoolState:
 
     async def aclose(self) -> None:
         """End the probes and the pool's tasks, and close every connection; sessions are told before."""
+        self._closed = True
+        self.drains.close()
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -13,6 +13,7 @@ from proxyroutes.policies.hashing import ConsistentHash
 from proxyroutes.policies.mirrors import ComparedResponse, Comparison, Mirror, MirrorCounts
 from proxyroutes.policies.outliers import OutlierDetection
 from proxyroutes.policies.rates import RateLimit
+from proxyroutes.policies.slow_start import SlowStart
 from proxyroutes.policies.splits import WeightedSplit
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Random",
     "RateLimit",
     "RoundRobin",
+    "SlowStart",
     "WeightedRoundRobin",
     "WeightedSplit",
 ]

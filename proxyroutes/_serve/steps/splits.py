@@ -36,8 +36,13 @@ class BoundSplit:
         self, plan: Plan, found: Found, scope: Scope, head: ForwardedHead
     ) -> UpstreamPool:
         """The pool of a request."""
+        key = self.key(plan, found, scope, head)
+        return self.recipe.pick(key, self._monitor.state().random)
+
+    def key(self, plan: Plan, found: Found, scope: Scope, head: ForwardedHead) -> bytes | None:
+        """What keeps a request at its pool; None where chance decides."""
         key = None if self._key is None else self._key(plan, found, scope, head)
-        return self.recipe.pick(key or None, self._monitor.state().random)
+        return key or None
 
 
 def pick_for(

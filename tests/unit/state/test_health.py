@@ -367,3 +367,24 @@ async def test_the_proxy_waits_for_the_first_round(monitor, transport):
     assert pool.entered()
     await proxy.__aexit__(None, None, None)
     assert not pool.entered()
+
+
+async def test_one_that_recovers_starts_slowly(monitor, transport, clock):
+    """One that was down when the pool started does; those that were well do not."""
+    transport.answers[A] = 503
+    pool = make(monitor, transport, slow_start=100.0)
+    async with running(monitor, pool):
+        assert [1.0, 1.0] == [one.effective_weight for one in pool.status()]
+        transport.answers[A] = 200
+        await rounds(clock, 2)
+        back = [one.effective_weight for one in pool.status()]
+        transport.answers[A] = 503
+        await rounds(clock, 3)
+        assert [B] == available(pool)
+        await clock.advance(120.0)
+        transport.answers[A] = 200
+        await rounds(clock, 2)
+        again = [one.effective_weight for one in pool.status()]
+
+    assert [0.1, 1.0] == [round(back[0], 1), back[1]]
+    assert [0.1, 1.0] == [round(again[0], 1), again[1]]

@@ -100,7 +100,7 @@ def test_one_origin_with_two_base_paths_is_no_repetition():
     assert 2 == len(UpstreamPool("p", ["http://a/1", "http://a/2"]).destinations)
 
 
-@pytest.mark.parametrize("keyword", ["breaker", "affinity", "retry", "limits", "slow_start"])
+@pytest.mark.parametrize("keyword", ["breaker", "affinity", "retry", "limits"])
 def test_what_this_release_lacks_is_refused(keyword):
     """Nothing is silently ignored."""
     with pytest.raises(ValueError, match=f"pool 'p': {keyword} is not in this release"):
