@@ -29,6 +29,7 @@ from proxyroutes._build.imperative import (
     imperative_plan,
 )
 from proxyroutes._build.lifespan import Lifespan
+from proxyroutes._build.readiness import HealthMonitor
 from proxyroutes._build.router import make_router
 from proxyroutes._build.stubs import forwarded_request
 from proxyroutes._build.websockets import imperative_session_plan, relay
@@ -43,7 +44,6 @@ from proxyroutes._operate.status.traffic import Traffic
 from proxyroutes._serve.exchange import Observer
 from proxyroutes._serve.fields import has_bad_name
 from proxyroutes._serve.steps.forwarded import ForwardedRequest
-from proxyroutes._state.monitor import HealthMonitor
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import BuildError
 from proxyroutes.settings import AccessLog, Forwarding, Timeouts
@@ -94,7 +94,8 @@ class Proxy(RouteGroup):
         name = f"proxyroutes-{secrets.token_hex(4)}" if via is None else via
         if has_bad_name(name.encode("latin-1", "replace")):
             raise ValueError(f"via is a token: {via!r}")
-        super().__init__(Registry(), "", dict(defaults))
+        super().__init__(Registry(), "", {})
+        self._take_defaults(defaults)
         self.monitor = monitor or HealthMonitor()
         self._lifespan = Lifespan(self.monitor)
         self._observers = [on_exchange] if callable(on_exchange) else list(on_exchange)

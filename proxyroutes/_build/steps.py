@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from proxyroutes._build.attempts import read_attempts
 from proxyroutes._build.check import Problems
 from proxyroutes._build.defaults import Defaults
 from proxyroutes._build.mirrors import read_mirror
 from proxyroutes._build.rates import read_rate_limits
+from proxyroutes._build.transforms import given_to, read_edits, read_filters, read_timing
 from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.templates import Template
 from proxyroutes._serve.plan import Steps
@@ -38,7 +40,13 @@ def read_steps(
     admissions = read_rate_limits(rate_limit, template, defaults, problems, location)
     if admissions:
         steps["admissions"] = admissions
+    steps.update(read_edits(given_to(spec), template, defaults, problems, location))
     if isinstance(spec, RouteSpec):
+        attempts, wrong = read_attempts(spec)
+        problems.extend(wrong, location)
+        steps.update(attempts)
+        steps.update(read_timing(spec, problems))
+        steps.update(read_filters(given_to(spec), problems, location))
         mirror = read_mirror(spec.mirror, defaults, problems, location)
         if mirror is not None:
             steps["mirror"] = mirror

@@ -35,8 +35,9 @@ from proxyroutes._serve.match import (
     route_start,
     split_path,
 )
-from proxyroutes._serve.plan import Plan, Split
+from proxyroutes._serve.plan import Plan
 from proxyroutes._serve.steps.forwarded import ForwardedRequest
+from proxyroutes._serve.steps.kinds import Split
 from proxyroutes._state.clock import SystemClock
 from proxyroutes._state.destinations import DestinationState
 from proxyroutes._state.pools import UpstreamPool

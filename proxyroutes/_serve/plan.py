@@ -5,23 +5,26 @@ Nothing is decided here; ``_build`` fills a plan, ``_serve`` reads it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
-from proxyroutes._serve.exchange import Exchange, Observer
+from proxyroutes._serve.exchange import Observer
 from proxyroutes._serve.forwarding import Hop
-from proxyroutes.policies.mirrors import Mirror
-from proxyroutes.policies.splits import WeightedSplit
+from proxyroutes._serve.steps.kinds import Admission, Copier, RequestEdit, ResponseEdit, Split
+from proxyroutes._state.limits import RouteLimiters
+from proxyroutes.filters import StreamFilter
+from proxyroutes.policies.hedging import Hedge
+from proxyroutes.policies.retries import Retry
 from proxyroutes.settings import Timeouts
-from proxyroutes.typing import Body, ForwardedHead, Scope
+from proxyroutes.typing import Scope
 
 if TYPE_CHECKING:
     from proxyroutes._state.monitor import HealthMonitor
     from proxyroutes._state.pools import UpstreamPool
 
-__all__ = ["Admission", "Capture", "Plan", "Split", "Steps"]
+__all__ = ["Capture", "Plan", "Steps"]
 
 
 @frozen
@@ -43,81 +46,6 @@ class Capture:
     convert: Callable[[str], Any] = field(eq=False)
 
 
-class Admission(Protocol):
-    """Asked before anything is done for a request."""
-
-    async def __call__(
-        self, exchange: Exchange, plan: Any, found: Any, head: ForwardedHead, /
-    ) -> None:
-        """Let a request pass.
-
-        Args:
-            exchange: Its record, with the received request.
-            plan: Its route.
-            found: Its match.
-            head: What is going to be sent.
-
-        Raises:
-            GatewayError: If it may not pass.
-        """
-        ...
-
-
-class Copy(Protocol):
-    """A copy of one request."""
-
-    @property
-    def body(self) -> Body | None:
-        """What the upstream reads instead of the request's content, so that it is kept."""
-        ...
-
-    async def follow(self, asking: Coroutine[Any, Any, Any], /) -> Any:
-        """Wait for the request's own answer."""
-        ...
-
-
-class Copier(Protocol):
-    """Makes copies of requests."""
-
-    @property
-    def recipe(self) -> Mirror[UpstreamPool]:
-        """What was declared."""
-        ...
-
-    def copy(self, exchange: Exchange, head: ForwardedHead, body: Body | None, /) -> Copy | None:
-        """Begin a copy of a request, or none."""
-        ...
-
-
-class Split(Protocol):
-    """Chooses a pool by shares."""
-
-    @property
-    def first(self) -> UpstreamPool:
-        """One of its pools."""
-        ...
-
-    @property
-    def quick(self) -> bool:
-        """Whether no user code takes part."""
-        ...
-
-    @property
-    def recipe(self) -> WeightedSplit[UpstreamPool]:
-        """What was declared."""
-        ...
-
-    def __call__(
-        self, plan: Any, found: Any, scope: Scope, head: ForwardedHead, /
-    ) -> UpstreamPool:
-        """The pool of a request."""
-        ...
-
-    def key(self, plan: Any, found: Any, scope: Scope, head: ForwardedHead, /) -> bytes | None:
-        """What keeps a request at its pool; None where chance decides."""
-        ...
-
-
 @frozen(kw_only=True, eq=False)
 class Steps:
     """What a route adds to the plain way of a request, in the order of that way. A plain route has none of it.
@@ -126,6 +54,7 @@ class Steps:
         admissions: Asked before anything is done for a request; each may refuse it.
         request_edits: Edit the head that is forwarded, before any user code sees it.
         request_filters: Streams that the content passes on its way to the upstream.
+        limits: How many of its exchanges there are at once, besides the pool's own limits.
         retry: When a further attempt is made, instead of the pool's own rule.
         hedge: When a second attempt is made beside the first one.
         mirror: Where a copy goes.
@@ -136,13 +65,14 @@ class Steps:
     """
 
     admissions: tuple[Admission, ...] = ()
-    request_edits: tuple[Any, ...] = ()
-    request_filters: tuple[Any, ...] = ()
-    retry: Any = None
-    hedge: Any = None
+    limits: RouteLimiters | None = None
+    retry: Retry | None = None
+    hedge: Hedge | None = None
+    request_edits: tuple[RequestEdit, ...] = ()
+    request_filters: tuple[StreamFilter, ...] = ()
     mirror: Copier | None = None
-    response_edits: tuple[Any, ...] = ()
-    response_filters: tuple[Any, ...] = ()
+    response_edits: tuple[ResponseEdit, ...] = ()
+    response_filters: tuple[StreamFilter, ...] = ()
     server_timing: bool = False
     on_error: tuple[Any, ...] = ()
 
