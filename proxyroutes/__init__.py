@@ -1,7 +1,9 @@
 """The API gateway that you declare in Python."""
 
+from proxyroutes._build.forward import Forward
 from proxyroutes._build.lane import GatewayMiddleware
 from proxyroutes._build.readiness import HealthMonitor
+from proxyroutes._build.responses import RelayResponse
 from proxyroutes._serve.session import Session
 from proxyroutes._serve.steps.forwarded import ForwardedRequest
 from proxyroutes._state.pools import UpstreamPool
@@ -14,6 +16,7 @@ from proxyroutes.settings import Destination, HealthCheck, Limits, Match, Timeou
 __all__ = [
     "BuildError",
     "Destination",
+    "Forward",
     "ForwardedRequest",
     "GatewayError",
     "GatewayMiddleware",
@@ -24,6 +27,7 @@ __all__ = [
     "Proxy",
     "ProxyRoutesError",
     "RateLimit",
+    "RelayResponse",
     "Retry",
     "Session",
     "Timeouts",

@@ -54,10 +54,6 @@ def host_of(host: Any) -> bytes | None:
 def check_values(spec: RouteSpec) -> list[DeclarationError]:
     """One-route mistakes that need no template."""
     found = [DeclarationError(text) for text in spec.problems]
-    if spec.not_yet:
-        found.append(
-            DeclarationError(f"{', '.join(spec.not_yet)}: not in this release; remove it")
-        )
     if spec.facts.is_generator:
         found.append(
             StubError(
@@ -165,5 +161,9 @@ def explained(spec: RouteSpec | WebSocketSpec) -> Iterator[None]:
             problem = (
                 f"a dependency of stub {name!r} has a bare ForwardedRequest, which FastAPI takes for a body: "
                 "write Annotated[ForwardedRequest, Depends(proxy.forwarded_request)]"
+            )
+        elif "proxyroutes._build.forward.Forward" in str(error):
+            problem = (
+                f"a dependency of stub {name!r} has a Forward: only the stub itself may ask for it"
             )
         raise StubError(problem, location=spec.facts.location) from error

@@ -9,6 +9,7 @@ from attrs import field, frozen
 
 from proxyroutes._serve.exchange import Observer
 from proxyroutes._state.monitor import HealthMonitor
+from proxyroutes._state.on_error import OnError
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.settings import Forwarding, Timeouts
 
@@ -26,6 +27,7 @@ class Defaults:
         via: What ``Via`` calls this gateway.
         redirect_slashes: Whether a path that only lacks its last slash is redirected.
         observers: Called with each ended exchange.
+        on_error: The proxy's handlers of failures; complete once it is built.
         use: Has a pool that no spec names closed with the others.
         rate_limits: Each ``RateLimit`` that routes were given, by identity, with what counts for it.
         mirrors: Each ``Mirror`` that routes were given, with its step.
@@ -40,3 +42,4 @@ class Defaults:
     use: Callable[[UpstreamPool], None]
     rate_limits: dict[int, tuple[Any, Any]] = field(factory=dict)
     mirrors: dict[Any, Any] = field(factory=dict)
+    on_error: Sequence[OnError] = ()

@@ -13,8 +13,9 @@ from typing import Any, TypedDict, TypeVar
 from attrs import define, field
 from typing_extensions import Unpack, override
 
-from proxyroutes._declare.specs import NOT_YET, RouteSpec, WebSocketSpec
+from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.stubs import read_stub
+from proxyroutes._state.on_error import OnError
 from proxyroutes.exceptions import DeclarationError
 from proxyroutes.policies.rates import RateLimit
 from proxyroutes.settings import CookieRules, Forwarding, HeaderRules, Match, QueryRules, Timeouts
@@ -138,11 +139,13 @@ class Registry:
     Attributes:
         specs: What was declared.
         problems: Mistakes that belong to no single stub, such as a group's prefix.
+        on_error: The proxy's handlers of failures, in declared order.
         sealed: Set by the first build.
     """
 
     specs: list[RouteSpec | WebSocketSpec] = field(factory=list)
     problems: list[str] = field(factory=list)
+    on_error: list[OnError] = field(factory=list)
     sealed: bool = False
 
     def add(self, spec: RouteSpec | WebSocketSpec) -> None:
@@ -186,9 +189,9 @@ class RouteGroup:
         Args:
             prefix: Put in front of each path; starts with a slash and does not end with one.
             **options: Any keyword of ``route`` but those of a single route. ``dependencies``, ``tags``,
-                ``identity_headers`` are added to the inherited ones; rules (``request_headers``, ``response_headers``,
-                ``query_rules``, ``cookies``) and filters count beside the inherited ones, and None drops those; each other
-                one replaces its inherited value.
+                ``identity_headers`` and ``on_error`` are added to the inherited ones; rules (``request_headers``,
+                ``response_headers``, ``query_rules``, ``cookies``) and filters count beside the inherited ones, and None
+                drops those; each other one replaces its inherited value.
         """
         if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
             stripped = prefix.strip("/")
@@ -214,6 +217,9 @@ class RouteGroup:
                 continue
             if name in _STACKED:
                 merged[name] = () if value is None else (*merged.get(name, ()), value)
+            elif name == "on_error":
+                # The nearest one is asked first, and the others where it has no answer.
+                merged[name] = (value, merged.get(name))
             elif name not in _JOINED:
                 merged[name] = value
             elif (problem := _lone(name, value)) is not None:
@@ -289,7 +295,8 @@ class RouteGroup:
             mirror: A ``Mirror``: another pool gets a copy of some requests.
             max_body_bytes: Bytes of content that a client may send; more is answered 413. None is no limit. A stub
                 that reads the body needs it.
-            on_error: A handler of this route's failures. Not in this release.
+            on_error: Handlers of this route's failures, asked before those of its groups, its pool and the proxy: a
+                function of the error and the request, functions by class of error, or a list; see ``Proxy.on_error``.
             server_timing: Whether ``Server-Timing`` says how long the queue, the connection, the upstream and the gateway
                 itself took.
             dependencies: FastAPI dependencies, as in any endpoint.
@@ -309,11 +316,6 @@ class RouteGroup:
         for key in ("self", "path", "methods", "rewrite", "name", "summary"):
             del given[key]
         merged, problems = self._merge(given)
-        not_yet = tuple(
-            sorted(
-                key for key in NOT_YET & merged.keys() if merged[key] not in (None, (), [], False)
-            )
-        )
 
         def decorate(stub: StubT) -> StubT:
             self._registry.add(
@@ -325,7 +327,6 @@ class RouteGroup:
                     rewrite=rewrite,
                     name=name,
                     summary=summary,
-                    not_yet=not_yet,
                     problems=problems,
                     **{key: merged.get(key, default) for key, default in _DEFAULTS.items()},
                 )

@@ -14,6 +14,7 @@ from proxyroutes._serve.exchange import Observer
 from proxyroutes._serve.forwarding import Hop
 from proxyroutes._serve.steps.kinds import Admission, Copier, RequestEdit, ResponseEdit, Split
 from proxyroutes._state.limits import RouteLimiters
+from proxyroutes._state.on_error import OnError
 from proxyroutes.filters import StreamFilter
 from proxyroutes.policies.hedging import Hedge
 from proxyroutes.policies.retries import Retry
@@ -61,7 +62,6 @@ class Steps:
         response_edits: Edit status and fields of the response that is relayed.
         response_filters: Streams that the content passes on its way to the client.
         server_timing: Whether ``Server-Timing`` is added.
-        on_error: Asked for the answer to a failure, the nearest first.
     """
 
     admissions: tuple[Admission, ...] = ()
@@ -74,7 +74,6 @@ class Steps:
     response_edits: tuple[ResponseEdit, ...] = ()
     response_filters: tuple[StreamFilter, ...] = ()
     server_timing: bool = False
-    on_error: tuple[Any, ...] = ()
 
 
 @frozen(kw_only=True, eq=False)
@@ -107,6 +106,8 @@ class Plan:
         plain: Whether the stub neither says nor asks anything.
         steps: What the route adds to the plain way, or None.
         condition: Says of a request that fits path and method whether the route serves it; None where it always does.
+        on_error: Asked for the answer to a failure, the nearest first: those of route and groups.
+        last_on_error: The same of the proxy; asked after those of the pool.
     """
 
     name: str
@@ -134,3 +135,5 @@ class Plan:
     steps: Steps | None = None
     split: Split | None = None
     condition: Callable[[Any, Scope], bool] | None = None
+    on_error: tuple[OnError, ...] = ()
+    last_on_error: Sequence[OnError] = ()

@@ -12,9 +12,9 @@ from typing import cast
 
 from proxyroutes._serve.exchange import ClientLeft, Exchange
 from proxyroutes._serve.fields import filter_response, has_bad_name, has_bad_value
-from proxyroutes._serve.location import map_location
 from proxyroutes._serve.match import Found
 from proxyroutes._serve.plan import Plan
+from proxyroutes._serve.steps.location import map_location
 from proxyroutes._serve.steps.messages import edit_response, filter_response_content
 from proxyroutes._serve.steps.streams import FilteredResponse
 from proxyroutes._serve.steps.timing import add_server_timing
@@ -213,11 +213,15 @@ class Answer:
             exchange.client_stalls = False
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
+    def blame(self, reason: GatewayError | ClientLeft) -> None:
+        """Say whether the destination is to blame for how it ended."""
+        if self._lease is not None and isinstance(reason, GatewayError):
+            self._lease.failed = reason.side is Side.UPSTREAM
+
     def _break(
         self, reason: GatewayError | ClientLeft, cause: BaseException, *, started: bool
     ) -> None:
-        if self._lease is not None and isinstance(reason, GatewayError):
-            self._lease.failed = reason.side is Side.UPSTREAM
+        self.blame(reason)
         if isinstance(reason, ClientLeft) or not started:
             raise reason from (reason.__cause__ if isinstance(reason, GatewayError) else None)
         interrupted = RelayInterruptedError(
