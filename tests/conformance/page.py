@@ -37,7 +37,8 @@ class Line:
         priority: P0, P1 or P2.
         claim: What must be so.
         gap: Why it is not shown, or not wholly; or empty.
-        server: What the server in front has to do with it; or empty.
+        server: Why it is the server's in front to decide; or empty.
+        note: What else a reader should know; or empty.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Line:
     claim: str
     gap: str = ""
     server: str = ""
+    note: str = ""
 
     def verdict(self, shown: bool, failed: bool) -> str:
         """What a run says of it."""
@@ -77,9 +79,9 @@ def read_catalogue(path: Path = LINES) -> Catalogue:
         titles[letter] = content[letter].pop("title")
         for name, text in content[letter].items():
             priority, _, claim = text.partition(" ")
-            notes = {kind: content[kind].get(name, "") for kind in ("gap", "server")}
+            notes = {kind: content[kind].get(name, "") for kind in ("gap", "server", "note")}
             lines[name] = Line(name, priority, claim, **notes)
-    stray = {*content["gap"], *content["server"]} - set(lines)
+    stray = {*content["gap"], *content["server"], *content["note"]} - set(lines)
     if stray:
         raise ValueError(f"reasons for lines that do not exist: {sorted(stray)}")
     return Catalogue(titles, lines)
@@ -111,7 +113,7 @@ def render(
         parts.append(f"\n## {letter}: {catalogue.titles[letter]}\n\n")
         parts.append("| line | what | verdict | shown by |\n|---|---|---|---|\n")
         for line in catalogue.section(letter):
-            reasons = "".join(f"<br>*{one}*" for one in (line.gap, line.server) if one)
+            reasons = "".join(f"<br>*{one}*" for one in (line.gap, line.server, line.note) if one)
             shown = "<br>".join(f"`{test}`" for test in sorted(tests.get(line.name, ())))
             parts.append(
                 f"| {line.name} {line.priority} | {line.claim}{reasons} | {verdicts[line.name]} | {shown} |\n"

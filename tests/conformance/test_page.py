@@ -55,7 +55,7 @@ def test_a_reason_for_no_line_is_a_mistake(tmp_path):
     """A line that is misspelled in the list of reasons does not go unseen."""
     path = tmp_path / "lines.toml"
     sections = "".join(f'[{letter}]\ntitle = "t"\n' for letter in "HEWSR")
-    path.write_text(sections + '[gap]\n"H-99" = "no"\n[server]\n')
+    path.write_text(sections + '[gap]\n"H-99" = "no"\n[server]\n[note]\n')
 
     with pytest.raises(ValueError, match="H-99"):
         read_catalogue(path)
