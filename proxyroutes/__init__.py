@@ -1,8 +1,8 @@
 """The API gateway that you declare in Python."""
 
 from proxyroutes._build.lane import GatewayMiddleware
-from proxyroutes._serve.forwarded import ForwardedRequest
 from proxyroutes._serve.session import Session
+from proxyroutes._serve.steps.forwarded import ForwardedRequest
 from proxyroutes._state.monitor import HealthMonitor
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import BuildError, GatewayError, ProxyRoutesError

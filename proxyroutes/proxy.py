@@ -18,7 +18,8 @@ from starlette.websockets import WebSocket
 from typing_extensions import Unpack, override
 
 from proxyroutes._build.app import GatewayApp, make_app
-from proxyroutes._build.compile import Compiled, Defaults, compile_specs
+from proxyroutes._build.compile import Compiled, compile_specs
+from proxyroutes._build.defaults import Defaults
 from proxyroutes._build.imperative import (
     FieldValues,
     UrlPools,
@@ -33,7 +34,7 @@ from proxyroutes._build.websockets import imperative_session_plan, relay
 from proxyroutes._declare.groups import Registry, RouteGroup, SharedOptions
 from proxyroutes._serve.exchange import Observer
 from proxyroutes._serve.fields import has_bad_name
-from proxyroutes._serve.forwarded import ForwardedRequest
+from proxyroutes._serve.steps.forwarded import ForwardedRequest
 from proxyroutes._state.monitor import HealthMonitor
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import BuildError

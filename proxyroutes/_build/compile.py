@@ -13,6 +13,16 @@ from urllib.parse import urlsplit
 
 from attrs import field, frozen
 
+from proxyroutes._build.check import (
+    Problems,
+    check_literal_host,
+    check_timeouts,
+    check_values,
+    host_of,
+    read_methods,
+    texts,
+)
+from proxyroutes._build.defaults import Defaults
 from proxyroutes._build.hidden import check_hidden, check_hidden_websockets
 from proxyroutes._build.sessions import (
     check_session,
@@ -20,7 +30,8 @@ from proxyroutes._build.sessions import (
     read_settings,
     session_field_actions,
 )
-from proxyroutes._declare.groups import UNSET
+from proxyroutes._build.steps import read_steps
+from proxyroutes._build.upstreams import Chooser, resolve_upstream
 from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.templates import Segment, Template, parse_rewrite, parse_template
 from proxyroutes._serve.fields import field_actions, has_bad_name
@@ -39,21 +50,8 @@ from proxyroutes.exceptions import (
     StubError,
 )
 from proxyroutes.settings import Destination, Forwarding, Timeouts
-from proxyroutes.transports.asgi import ASGITransport
 
-__all__ = ["Compiled", "Defaults", "compile_specs"]
-
-
-@frozen(kw_only=True)
-class Defaults:
-    """What a proxy gives to routes that do not say it."""
-
-    monitor: HealthMonitor
-    timeouts: Timeouts
-    forwarding: Forwarding
-    via: bytes
-    redirect_slashes: bool
-    observers: tuple[Observer, ...]
+__all__ = ["Compiled", "CompiledWebSocket", "compile_specs"]
 
 
 @frozen(kw_only=True, eq=False)
@@ -88,21 +86,6 @@ class Compiled:
     operation_paths: dict[str, str] = field(factory=dict)
 
 
-class _Problems:
-    """Mistakes, each with the place of its stub."""
-
-    def __init__(self) -> None:
-        self.found: list[DeclarationError] = []
-
-    def add(self, error: DeclarationError, location: str) -> None:
-        error.location = error.location or location
-        self.found.append(error)
-
-    def extend(self, errors: Iterable[DeclarationError], location: str) -> None:
-        for error in errors:
-            self.add(error, location)
-
-
 def compile_specs(
     specs: Sequence[RouteSpec | WebSocketSpec], defaults: Defaults, general: Iterable[str] = ()
 ) -> Compiled:
@@ -113,7 +96,7 @@ def compile_specs(
         defaults: What the proxy gives.
         general: Problems that belong to no stub.
     """
-    problems = _Problems()
+    problems = Problems()
     for text in general:
         problems.add(DeclarationError(text), "")
     routes: list[tuple[RouteSpec, Plan, Template]] = []
@@ -149,7 +132,7 @@ def compile_specs(
 
 
 def _read_rewrite(
-    spec: RouteSpec | WebSocketSpec, template: Template | None, problems: _Problems
+    spec: RouteSpec | WebSocketSpec, template: Template | None, problems: Problems
 ) -> Template | None:
     if template is None or spec.rewrite is None:
         return None
@@ -161,23 +144,24 @@ def _read_rewrite(
 
 
 def _compile_route(
-    order: int, spec: RouteSpec, template: Template | None, defaults: Defaults, problems: _Problems
+    order: int, spec: RouteSpec, template: Template | None, defaults: Defaults, problems: Problems
 ) -> Plan | None:
     rewrite = _read_rewrite(spec, template, problems)
-    problems.extend(_check_values(spec), spec.facts.location)
-    upstream = _resolve_upstream(spec, defaults, problems)
-    methods = _read_methods(spec, problems)
+    problems.extend(check_values(spec), spec.facts.location)
+    upstream = resolve_upstream(spec, defaults.monitor, problems)
+    methods = read_methods(spec, problems)
     if template is None:
         return None
     return Plan(
         **_common(order, spec, template, defaults, rewrite, upstream, spec.timeouts, spec.forwarding),
         methods=methods,
         allow=(b"allow", ", ".join(sorted(methods or ())).encode("ascii")),
-        host=_host_of(spec.host),
-        field_actions=field_actions(_texts(spec.identity_headers)),
+        host=host_of(spec.host),
+        field_actions=field_actions(texts(spec.identity_headers)),
         max_body_bytes=spec.max_body_bytes,
         map_location=spec.location == "rewrite",
         plain=not spec.facts.speaks and not spec.facts.parameters,
+        steps=read_steps(spec, template, defaults, problems),
     )
 
 
@@ -222,16 +206,14 @@ def _compile_websocket(
     spec: WebSocketSpec,
     template: Template | None,
     defaults: Defaults,
-    problems: _Problems,
+    problems: Problems,
 ) -> SessionPlan | None:
     options = spec.options
     rewrite = _read_rewrite(spec, template, problems)
-    found = [*check_session(spec), *_check_timeouts(options["timeouts"])]
+    found = [*check_session(spec), *check_timeouts(options["timeouts"])]
     if options["host"] not in {"destination", "preserve"}:
-        found.extend(_check_literal_host(options["host"]))
-    upstream = _resolve_upstream(spec, defaults, problems)
-    if isinstance(upstream, UpstreamPool) and isinstance(upstream.transport, ASGITransport):
-        found.append(DeclarationError("upstream: an ASGI app in this process has no sessions here"))
+        found.extend(check_literal_host(options["host"]))
+    upstream = resolve_upstream(spec, defaults.monitor, problems)
     problems.extend(found, spec.facts.location)
     if template is None or found:
         return None
@@ -247,8 +229,8 @@ def _compile_websocket(
             options["forwarding"],
         ),
         methods=None,
-        host=_host_of(options["host"]),
-        field_actions=session_field_actions(_texts(options["identity_headers"])),
+        host=host_of(options["host"]),
+        field_actions=session_field_actions(texts(options["identity_headers"])),
         max_body_bytes=None,
         map_location=options["location"] == "rewrite",
         plain=not spec.facts.speaks and not spec.facts.parameters and not spec.dependencies,
@@ -303,184 +285,3 @@ def _inverse(segments: Sequence[Segment], names: Sequence[str]) -> tuple[bytes |
             number = names.index(segment.name)
             pattern.append(~number if segment.is_rest else number)
     return tuple(pattern)
-
-
-def _texts(value: Any) -> tuple[str, ...]:
-    return tuple(text for text in value if isinstance(text, str))
-
-
-def _host_of(host: Any) -> bytes | None:
-    if host == "destination":
-        return None
-    return b"" if host == "preserve" else str(host).encode("latin-1", "replace")
-
-
-def _check_values(spec: RouteSpec) -> list[DeclarationError]:
-    """One-route mistakes that need no template."""
-    found = [DeclarationError(text) for text in spec.problems]
-    if spec.not_yet:
-        found.append(
-            DeclarationError(f"{', '.join(spec.not_yet)}: not in this release; remove it")
-        )
-    if spec.facts.is_generator:
-        found.append(
-            StubError(
-                f"stub {spec.facts.name!r} is a generator: return a StreamingResponse instead of yielding"
-            )
-        )
-    found.extend(
-        DeclarationError(f"identity_headers: not a field name: {name!r}")
-        for name in _texts(spec.identity_headers)
-        if has_bad_name(name.encode("latin-1", "replace"))
-    )
-    if spec.location not in {"rewrite", "keep"}:
-        found.append(DeclarationError(f"location is 'rewrite' or 'keep', not {spec.location!r}"))
-    limit: Any = spec.max_body_bytes
-    if limit is not None and (not isinstance(limit, int) or limit < 0):
-        found.append(
-            DeclarationError(
-                f"max_body_bytes is a number of bytes from 0 up: {spec.max_body_bytes!r}"
-            )
-        )
-    found.extend(_check_timeouts(spec.timeouts))
-    if spec.forwarding is not None and not isinstance(spec.forwarding, Forwarding):
-        found.append(
-            DeclarationError(f"forwarding is a Forwarding value, not {spec.forwarding!r}")
-        )
-    if spec.host not in {"destination", "preserve"}:
-        found.extend(_check_literal_host(spec.host))
-    return found
-
-
-def _check_timeouts(timeouts: Any) -> list[DeclarationError]:
-    if timeouts is None or isinstance(timeouts, Timeouts):
-        return []
-    return [
-        DeclarationError(f"timeouts is a Timeouts value: write Timeouts(first_byte={timeouts!r})")
-    ]
-
-
-def _check_literal_host(host: Any) -> list[DeclarationError]:
-    close = difflib.get_close_matches(str(host), ("destination", "preserve"), n=1, cutoff=0.75)
-    if close:
-        return [DeclarationError(f"host={host!r}: did you mean {close[0]!r}?")]
-    try:
-        check_host(host.encode("ascii"))
-    except (AttributeError, UnicodeEncodeError, ClientRequestError):
-        return [
-            DeclarationError(f"host is 'destination', 'preserve' or a literal host, not {host!r}")
-        ]
-    return []
-
-
-def _read_methods(spec: RouteSpec, problems: _Problems) -> frozenset[str] | None:
-    methods = spec.methods
-    location = spec.facts.location
-    if methods is None:
-        return None
-    if not isinstance(methods, tuple):
-        problems.add(
-            DeclarationError(f"methods: a list is meant, not one value: write [{methods!r}]"),
-            location,
-        )
-        return None
-    if not methods:
-        problems.add(
-            DeclarationError("methods is empty: leave it out to serve every method"), location
-        )
-    for method in methods:
-        if not isinstance(method, str):
-            problems.add(DeclarationError(f"a method is a string: {method!r}"), location)
-        else:
-            _check_method(method, problems, location)
-    return frozenset(str(method) for method in methods)
-
-
-_USUAL = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY")
-
-
-def _check_method(method: str, problems: _Problems, location: str) -> None:
-    try:
-        check_method(method)
-    except ClientRequestError as error:
-        problems.add(DeclarationError(f"methods: {error.detail}: {method!r}"), location)
-        return
-    if method not in _USUAL and method.upper() in _USUAL:
-        problems.add(
-            DeclarationError(
-                f"a method's case counts (RFC 9110 §9.1): write {method.upper()!r}, not {method!r}"
-            ),
-            location,
-        )
-
-
-# Upstreams.
-
-Chooser = Callable[[Any], Awaitable[UpstreamPool]]
-
-
-def _resolve_upstream(
-    spec: RouteSpec | WebSocketSpec, defaults: Defaults, problems: _Problems
-) -> UpstreamPool | Chooser | None:
-    upstream = spec.upstream
-    try:
-        resolved = _to_pool(upstream, spec)
-    except (TypeError, ValueError) as error:
-        problems.add(DeclarationError(f"upstream: {error}"), spec.facts.location)
-        return None
-    if isinstance(resolved, UpstreamPool):
-        resolved.adopt(defaults.monitor)
-    return resolved
-
-
-def _to_pool(upstream: Any, spec: RouteSpec | WebSocketSpec) -> UpstreamPool | Chooser:
-    if isinstance(upstream, UpstreamPool):
-        return upstream
-    if upstream is UNSET or upstream is None:
-        raise ValueError("a route needs an upstream, its own or its group's: write upstream=pool")
-    if isinstance(upstream, str | Destination):
-        destination = upstream if isinstance(upstream, Destination) else Destination(upstream)
-        return UpstreamPool(urlsplit(destination.url).netloc, [destination])
-    if isinstance(upstream, list | tuple):
-        pool_name = ",".join(
-            urlsplit(item.url if isinstance(item, Destination) else str(item)).netloc
-            for item in upstream
-        )
-        return UpstreamPool(pool_name, upstream)
-    if callable(upstream):
-        if _is_asgi(upstream):
-            name = f"asgi:{spec.facts.name}"
-            return UpstreamPool(name, ["http://asgi.internal"], transport=ASGITransport(upstream))
-        return _to_chooser(upstream)
-    raise TypeError(
-        f"an UpstreamPool, a URL, a list of them, an ASGI app or a callable is meant, not {upstream!r}"
-    )
-
-
-def _is_asgi(value: Callable[..., Any]) -> bool:
-    """Whether it takes scope, receive and send; a chooser takes one argument."""
-    try:
-        parameters = inspect.signature(value).parameters.values()
-    except (TypeError, ValueError):
-        return False
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    required = [one for one in parameters if one.kind in positional and one.default is one.empty]
-    if len(required) not in {1, 3}:
-        raise TypeError(
-            f"a callable takes a ForwardedRequest, an ASGI app scope, receive and send: {value!r} takes {len(required)}"
-        )
-    return len(required) == 3
-
-
-def _to_chooser(choose: Callable[..., Any]) -> Chooser:
-    async def chosen(request: Any) -> UpstreamPool:
-        result = choose(request)
-        if inspect.isawaitable(result):
-            result = await result
-        if not isinstance(result, UpstreamPool):
-            raise TypeError(
-                f"the callable given as upstream= returns an UpstreamPool, not {result!r}"
-            )
-        return result
-
-    return chosen

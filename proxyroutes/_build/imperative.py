@@ -11,16 +11,16 @@ from urllib.parse import quote, urlsplit
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from proxyroutes._build.compile import Defaults
+from proxyroutes._build.defaults import Defaults
 from proxyroutes._build.responses import GoneResponse, RelayResponse, answer_by_default
 from proxyroutes._serve.body import BufferedBody, IteratedBody
 from proxyroutes._serve.exchange import ClientLeft, Exchange
 from proxyroutes._serve.fields import FIELD_ACTIONS, ReceivedFields
-from proxyroutes._serve.forwarded import edit_field
+from proxyroutes._serve.steps.forwarded import edit_field
 from proxyroutes._serve.forwarding import Hop
 from proxyroutes._serve.guard import check_host, check_method, check_target
 from proxyroutes._serve.head import make_head, read_request
-from proxyroutes._serve.http import attempts, fail, open_exchange, read_body, timeouts_of
+from proxyroutes._serve.http import ask, fail, open_exchange, read_body, timeouts_of
 from proxyroutes._serve.match import Found, raw_path_of, split_path
 from proxyroutes._serve.plan import Plan
 from proxyroutes._state.pools import UpstreamPool
@@ -157,10 +157,9 @@ async def forward(
         else:
             content = IteratedBody(exchange, aiter(own[0]))
         head.content_length = None if content is None else content.content_length
-        answer = await attempts(
-            exchange, state, head, content, timeouts or timeouts_of(plan, state)
+        answer = await ask(
+            exchange, plan, None, state, head, content, timeouts or timeouts_of(plan, state)
         )
-        answer.prepare(plan, None)
     except (ClientLeft, ClientDisconnect):
         if exchange is not None:
             exchange.status = 499

@@ -30,7 +30,7 @@ from proxyroutes._build.websockets import add_websocket, refuse_session
 from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.templates import Template, parse_template
 from proxyroutes._serve.body import too_large
-from proxyroutes._serve.forwarded import ForwardedRequest
+from proxyroutes._serve.steps.forwarded import ForwardedRequest
 from proxyroutes._serve.guard import check_method, check_target, refuse
 from proxyroutes._serve.head import read_request
 from proxyroutes._serve.http import fail, record_refusal, serve_http

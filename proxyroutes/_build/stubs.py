@@ -24,9 +24,9 @@ from proxyroutes._declare.stubs import find_function
 from proxyroutes._serve.body import BodyRecorder, BufferedBody, check_length
 from proxyroutes._serve.exchange import ClientLeft, Exchange
 from proxyroutes._serve.fields import ReceivedFields
-from proxyroutes._serve.forwarded import ForwardedRequest
+from proxyroutes._serve.steps.forwarded import ForwardedRequest
 from proxyroutes._serve.head import make_head
-from proxyroutes._serve.http import attempts, open_exchange, read_body, timeouts_of
+from proxyroutes._serve.http import ask, open_exchange, read_body, timeouts_of
 from proxyroutes._serve.match import Found, path_parameters
 from proxyroutes._serve.plan import Plan
 from proxyroutes._serve.websocket import SessionSide
@@ -118,10 +118,10 @@ class Call:
         exchange.attach()
         try:
             head = self.forwarded_head()
-            answer = await attempts(
-                exchange, state, head, await self._body(exchange), timeouts_of(plan, state)
+            body = await self._body(exchange)
+            answer = await ask(
+                exchange, plan, self.found, state, head, body, timeouts_of(plan, state)
             )
-            answer.prepare(plan, self.found)
         except ClientLeft:
             exchange.status = 499
             exchange.end()

@@ -55,6 +55,20 @@ class RouteSpec:
     summary: str | None
     responses: Mapping[int | str, dict[str, Any]] | None = field(eq=False, repr=False)
     include_in_schema: bool
+    match: Any = field(default=None, eq=False, repr=False)
+    request_headers: Any = field(default=None, eq=False, repr=False)
+    response_headers: Any = field(default=None, eq=False, repr=False)
+    query_rules: Any = field(default=None, eq=False, repr=False)
+    cookies: Any = field(default=None, eq=False, repr=False)
+    request_filters: Any = field(default=(), eq=False, repr=False)
+    response_filters: Any = field(default=(), eq=False, repr=False)
+    retry: Any = field(default=None, eq=False, repr=False)
+    limits: Any = field(default=None, eq=False, repr=False)
+    rate_limit: Any = field(default=None, eq=False, repr=False)
+    hedge: Any = field(default=None, eq=False, repr=False)
+    mirror: Any = field(default=None, eq=False, repr=False)
+    on_error: Any = field(default=None, eq=False, repr=False)
+    server_timing: Any = False
     not_yet: tuple[str, ...]
     """Keywords that were given and that this release does not have."""
     problems: tuple[str, ...]

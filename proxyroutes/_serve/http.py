@@ -29,6 +29,7 @@ from proxyroutes.settings import Timeouts
 from proxyroutes.typing import Attempt, Body, ForwardedHead, Message, Receive, Scope, Send
 
 __all__ = [
+    "ask",
     "attempts",
     "fail",
     "open_exchange",
@@ -64,8 +65,7 @@ async def serve_http(plan: Plan, found: Found, scope: Scope, receive: Receive, s
             body = await read_body(exchange, plan, scope, received)
         else:
             exchange.may_watch = True
-        answer = await attempts(exchange, state, head, body, exchange.timeouts)
-        answer.prepare(plan, found)
+        answer = await ask(exchange, plan, found, state, head, body, exchange.timeouts)
         await answer.relay(send)
     except GatewayError as error:
         fail(exchange, error)
@@ -150,6 +150,35 @@ async def read_body(
     return ReceivedBody(
         exchange, length, plan.max_body_bytes, expects_continue=received.expects_continue
     )
+
+
+async def ask(
+    exchange: Exchange,
+    plan: Plan,
+    found: Found | None,
+    state: PoolState,
+    head: ForwardedHead,
+    body: Body | None,
+    timeouts: Timeouts,
+) -> Answer:
+    """Forward a request and give its response, ready to be relayed: every way of a request comes through here.
+
+    Args:
+        exchange: Its record.
+        plan: Its route.
+        found: Its match; None where no declared route describes it.
+        state: The pool that is asked.
+        head: What is sent.
+        body: Its content, or None.
+        timeouts: The time-outs that hold.
+
+    Raises:
+        GatewayError: If there is no response.
+        ClientLeft: If the client left.
+    """
+    answer = await attempts(exchange, state, head, body, timeouts)
+    answer.prepare(plan, found)
+    return answer
 
 
 async def attempts(

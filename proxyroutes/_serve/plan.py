@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from proxyroutes._state.monitor import HealthMonitor
     from proxyroutes._state.pools import UpstreamPool
 
-__all__ = ["Capture", "Plan"]
+__all__ = ["Capture", "Plan", "Steps"]
 
 
 @frozen
@@ -39,6 +39,35 @@ class Capture:
     rest: bool
     takes: Callable[[str], bool] | None = field(eq=False)
     convert: Callable[[str], Any] = field(eq=False)
+
+
+@frozen(kw_only=True, eq=False)
+class Steps:
+    """What a route adds to the plain way of a request, in the order of that way. A plain route has none of it.
+
+    Attributes:
+        admissions: Asked before anything is done for a request; each may refuse it.
+        request_edits: Edit the head that is forwarded, before any user code sees it.
+        request_filters: Streams that the content passes on its way to the upstream.
+        retry: When a further attempt is made, instead of the pool's own rule.
+        hedge: When a second attempt is made beside the first one.
+        mirror: Where a copy goes.
+        response_edits: Edit status and fields of the response that is relayed.
+        response_filters: Streams that the content passes on its way to the client.
+        server_timing: Whether ``Server-Timing`` is added.
+        on_error: Asked for the answer to a failure, the nearest first.
+    """
+
+    admissions: tuple[Any, ...] = ()
+    request_edits: tuple[Any, ...] = ()
+    request_filters: tuple[Any, ...] = ()
+    retry: Any = None
+    hedge: Any = None
+    mirror: Any = None
+    response_edits: tuple[Any, ...] = ()
+    response_filters: tuple[Any, ...] = ()
+    server_timing: bool = False
+    on_error: tuple[Any, ...] = ()
 
 
 @frozen(kw_only=True, eq=False)
@@ -68,6 +97,7 @@ class Plan:
         observers: Called once with each ended exchange.
         speaks: Whether the stub must be called.
         plain: Whether the stub neither says nor asks anything.
+        steps: What the route adds to the plain way, or None.
     """
 
     name: str
@@ -93,3 +123,4 @@ class Plan:
     speaks: bool
     plain: bool
     allow: Field = (b"allow", b"")
+    steps: Steps | None = None

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Generator
 from typing import Any
 
-from proxyroutes._serve.forwarded import ForwardedRequest
 from proxyroutes._serve.match import Found
+from proxyroutes._serve.steps.forwarded import ForwardedRequest
 from proxyroutes._serve.websocket import SessionPlan, SessionSide
 from proxyroutes.exceptions import Side
 from proxyroutes.transports._websocket_connection import Ending, may_send_code

@@ -16,13 +16,13 @@ from attrs import frozen
 from proxyroutes._serve.exchange import ClientLeft, Exchange
 from proxyroutes._serve.failures import problem
 from proxyroutes._serve.fields import has_bad_name
-from proxyroutes._serve.forwarded import ForwardedRequest
 from proxyroutes._serve.guard import refuse
 from proxyroutes._serve.head import make_head, read_request
 from proxyroutes._serve.http import attempts, fail, timeouts_of
 from proxyroutes._serve.match import Found, path_parameters
 from proxyroutes._serve.plan import Plan
 from proxyroutes._serve.relay import Answer
+from proxyroutes._serve.steps.forwarded import ForwardedRequest
 from proxyroutes._state.pools import PoolState, UpstreamPool
 from proxyroutes.exceptions import (
     ClientRequestError,

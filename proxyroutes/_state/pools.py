@@ -1,319 +1,31 @@
-"""``UpstreamPool`` and its state: destinations, leases, the bound transport.
-
-The handle is a frozen recipe with one state per running event loop. A lease is held until the last byte of its exchange.
-"""
+"""``UpstreamPool``: the handle, a frozen recipe with one state per running event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable, Sequence
-from typing import Any, cast
+from collections.abc import Iterable
+from typing import Any
 
-from attrs import define, field
 from typing_extensions import override
 
 from proxyroutes._state.destinations import DestinationState, DestinationStatus
-from proxyroutes._state.health import Watch, watch_key
+from proxyroutes._state.lease import Lease
 from proxyroutes._state.loops import LoopStates
-from proxyroutes._state.monitor import HealthMonitor, MonitorState
-from proxyroutes._state.sweeper import Sweeper
-from proxyroutes.exceptions import NoDestinationError
+from proxyroutes._state.monitor import HealthMonitor
+from proxyroutes._state.pool_state import PoolState
 from proxyroutes.policies.balancing import PowerOfTwoChoices
 from proxyroutes.policies.outliers import OutlierDetection
 from proxyroutes.settings import TLS, Destination, HealthCheck, Timeouts, to_health_check
+from proxyroutes.transports.asgi import BoundASGI
 from proxyroutes.transports.http1 import Http1Transport
-from proxyroutes.transports.websocket import BoundWebSockets
-from proxyroutes.typing import Balancer, Balancing, BoundTransport, ForwardedHead, Transport
+from proxyroutes.transports.websocket import BoundSessions, BoundWebSockets
+from proxyroutes.typing import Balancing, Transport
 
 __all__ = ["DestinationState", "Lease", "PoolState", "UpstreamPool"]
 
 _logger = logging.getLogger("proxyroutes.lifespan")
-_health_logger = logging.getLogger("proxyroutes.health")
 _OUTLIERS = OutlierDetection()
-
-
-class Lease:
-    """The right to use a destination for one exchange or session. Released once, whatever happens.
-
-    Attributes:
-        destination: What it is for.
-        status: The status that the destination answered with, 0 before. Entered into its record at the release.
-        failed: Whether the destination is to blame for how it ended.
-    """
-
-    __slots__ = ("_pool", "destination", "failed", "status")
-
-    def __init__(self, pool: PoolState, destination: DestinationState) -> None:
-        self._pool: PoolState | None = pool
-        self.destination = destination
-        self.status = 0
-        self.failed = False
-
-    def release(self) -> None:
-        """Give it back; a second call does nothing."""
-        pool = self._pool
-        if pool is not None:
-            self._pool = None
-            destination = self.destination
-            was_full = destination.limited and destination.full
-            destination.in_flight -= 1
-            pool.in_flight -= 1
-            if was_full and not destination.full:
-                pool.refresh()
-            outlier = destination.outlier
-            # Neither a status nor a failure: the client has left, which counts against nobody.
-            if outlier is not None and (self.failed or self.status):
-                bad = outlier.failed() if self.failed else outlier.answered(self.status)
-                if bad:
-                    pool.eject(destination)
-
-
-@define(eq=False)
-class PoolState:
-    """What a pool has on one loop.
-
-    Attributes:
-        available: The snapshot that a request reads once: every destination that may be asked now.
-        in_flight: Leases that are out.
-    """
-
-    name: str
-    loop: asyncio.AbstractEventLoop
-    monitor: MonitorState
-    destinations: tuple[DestinationState, ...]
-    balancer: Balancer
-    transport: BoundTransport
-    websockets: BoundWebSockets
-    timeouts: Timeouts | None
-    checked_as: tuple[Transport, TLS | None]
-    health: HealthCheck | None
-    panic: bool
-    outliers: OutlierDetection | None
-    available: tuple[DestinationState, ...] = field(init=False)
-    sweeper: Sweeper = field(init=False)
-    in_flight: int = 0
-    _panics: bool = False
-    _ejected: set[DestinationState] = field(factory=set)
-    _interval_ends: float = field(init=False, default=0.0)
-    _interval_waiter: asyncio.Task[None] | None = None
-    _tasks: set[asyncio.Task[None]] = field(factory=set)
-
-    def __attrs_post_init__(self) -> None:
-        self.available = self.destinations
-        self.sweeper = self.monitor.sweeper
-        # The last destination is never ejected: one that is alone needs no bookkeeping.
-        if self.outliers is not None and len(self.destinations) > 1:
-            for destination in self.destinations:
-                destination.outlier = self.outliers.bind(clock=self.monitor.clock)
-        self._interval_ends = self.monitor.clock.monotonic() + self.monitor.prober.interval
-        self.watch_all(self.health)
-
-    def watch_all(self, health: HealthCheck | None) -> None:
-        """Have the destinations probed by this check, or by none; those with a check of their own keep it."""
-        self.health = health
-        prober = self.monitor.prober
-        for destination in self.destinations:
-            check = destination.recipe.health or health
-            old, destination.watch = destination.watch, None
-            if check is not None:
-                key = watch_key(destination, check, *self.checked_as)
-                destination.watch = prober.watch(key, check, destination, self)
-            if old is not None:
-                prober.unwatch(old, self)
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Make the snapshot anew: those of the first level that has some healthy, not ejected and with room."""
-        healthy = [one for one in self.destinations if one.healthy is not False]
-        if self._ejected:
-            healthy = [one for one in healthy if one not in self._ejected]
-        if not healthy and self.panic:
-            if not self._panics:
-                _health_logger.error("nothing is healthy, all are used: pool=%s", self.name)
-            self._panics = True
-            self.available = tuple([one for one in self.destinations if not one.full])
-            return
-        self._panics = False
-        free = [one for one in healthy if not one.full]
-        level = min([one.recipe.priority for one in free], default=0)
-        self.available = tuple([one for one in free if one.recipe.priority == level])
-
-    def _admit(self, destination: DestinationState) -> None:
-        """Count a lease against the destination's limits; one that is full leaves the snapshot."""
-        recipe = destination.recipe
-        if recipe.max_requests is not None:
-            self._end_interval()
-            if self._interval_waiter is None:
-                self._interval_waiter = self._spawn(self._wait_for_interval(), "interval")
-        destination.requests += 1
-        if destination.full:
-            self.refresh()
-
-    def _end_interval(self) -> None:
-        """Count anew if the interval is over. Intervals follow one another without a gap, whatever is asked when."""
-        now = self.monitor.clock.monotonic()
-        if now < self._interval_ends:
-            return
-        interval = self.monitor.prober.interval
-        self._interval_ends += interval * ((now - self._interval_ends) // interval + 1)
-        for destination in self.destinations:
-            destination.begin_interval()
-        self.refresh()
-
-    async def _wait_for_interval(self) -> None:
-        """One that has reached its limit is not asked: nobody else would see that the interval is over."""
-        clock = self.monitor.clock
-        while (left := self._interval_ends - clock.monotonic()) > 0:
-            await clock.sleep(left)
-        self._interval_waiter = None
-        self._end_interval()
-
-    def eject(self, destination: DestinationState) -> None:
-        """Take an outlier out for a while, unless too many are out already or it is the last one."""
-        outlier, recipe = destination.outlier, self.outliers
-        if outlier is None or recipe is None or destination in self._ejected:
-            return
-        most = max(1, int(recipe.max_ejected * len(self.destinations)))
-        left = [
-            one
-            for one in self.destinations
-            if one is not destination and one.healthy is not False and one not in self._ejected
-        ]
-        if len(self._ejected) >= most or not left:
-            return
-        seconds = outlier.eject()
-        self._ejected.add(destination)
-        _health_logger.warning(
-            "ejected: pool=%s destination=%s seconds=%g reason=%s",
-            self.name,
-            destination.origin,
-            seconds,
-            outlier.reason,
-        )
-        self.refresh()
-        self._spawn(self._take_back_later(destination, outlier.ejections, seconds), "outlier")
-
-    def _spawn(self, coroutine: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
-        """Start a task that ends with this pool: the monitor, which runs it, may outlive the pool."""
-        task = self.sweeper.spawn(coroutine, f"proxyroutes-{what}-{self.name}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    async def _take_back_later(
-        self, destination: DestinationState, ejection: int, seconds: float
-    ) -> None:
-        await self.monitor.clock.sleep(seconds)
-        # One that a check has brought back, and that was ejected anew, waits for its own end.
-        if destination.outlier is not None and destination.outlier.ejections == ejection:
-            self._take_back(destination, "its time is over")
-
-    def _take_back(self, destination: DestinationState, reason: str) -> None:
-        if destination.outlier is None or destination not in self._ejected:
-            return
-        destination.outlier.take_back()
-        self._ejected.discard(destination)
-        _health_logger.warning(
-            "no longer ejected: pool=%s destination=%s reason=%s",
-            self.name,
-            destination.origin,
-            reason,
-        )
-        self.refresh()
-
-    def probed(self, watch: Watch) -> None:
-        """A probe has passed: an active pass ends an ejection."""
-        if self._ejected and watch.report.healthy:
-            for destination in tuple(self._ejected):
-                if destination.watch is watch:
-                    self._take_back(destination, "a health check has passed")
-
-    async def first_round(self) -> None:
-        """Wait until each destination that is probed has its first result."""
-        for destination in self.destinations:
-            if destination.watch is not None:
-                await destination.watch.first.wait()
-
-    def status(self) -> tuple[DestinationStatus, ...]:
-        """Every destination, and why it is or is not available."""
-        return tuple([self._status_of(destination) for destination in self.destinations])
-
-    def _status_of(self, destination: DestinationState) -> DestinationStatus:
-        watch = destination.watch
-        available = destination in self.available
-        outlier = destination.outlier
-        if outlier is not None and destination.ejected:
-            reason = f"ejected: {outlier.reason}"
-        elif destination.full:
-            reason = destination.full
-        elif not available and destination.healthy is not False:
-            reason = "a lower-numbered priority has healthy destinations"
-        else:
-            reason = "not probed" if watch is None else watch.report.reason
-        return DestinationStatus(
-            url=destination.recipe.url,
-            available=available,
-            healthy=destination.healthy,
-            reason=reason,
-            latency=destination.latency,
-            in_flight=destination.in_flight,
-            requests=destination.requests,
-            ejections=0 if outlier is None else outlier.ejections,
-        )
-
-    def lease(self, head: ForwardedHead, tried: Sequence[DestinationState] = ()) -> Lease:
-        """Choose a destination and hold it.
-
-        Args:
-            head: What is going to be forwarded.
-            tried: Destinations that this exchange has asked already; none of them is chosen again.
-
-        Raises:
-            NoDestinationError: If nothing is left.
-        """
-        candidates = self.available
-        if tried:
-            chosen: Any = self._pick_another(head, tried)
-        elif len(candidates) > 1:
-            chosen = self.balancer.pick(candidates, head)
-        elif candidates:
-            chosen = candidates[0]
-        else:
-            raise NoDestinationError(f"nothing available in pool {self.name!r}", retry_after=1.0)
-        chosen.in_flight += 1
-        self.in_flight += 1
-        if chosen.limited:
-            self._admit(chosen)
-        else:
-            chosen.requests += 1
-        return Lease(self, chosen)
-
-    def _pick_another(
-        self, head: ForwardedHead, tried: Sequence[DestinationState]
-    ) -> DestinationState:
-        """Ask the balancer among all, so that its turns stay even, until it names one that was not tried."""
-        left = [candidate for candidate in self.available if candidate not in tried]
-        if not left:
-            raise NoDestinationError(f"nothing available in pool {self.name!r}", retry_after=1.0)
-        if len(left) > 1:
-            for _ in self.available:
-                chosen: Any = self.balancer.pick(self.available, head)
-                if chosen not in tried:
-                    return cast("DestinationState", chosen)
-        return left[0]
-
-    async def aclose(self) -> None:
-        """End the probes and the pool's tasks, and close every connection; sessions are told before."""
-        for task in tuple(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for destination in self.destinations:
-            watch, destination.watch = destination.watch, None
-            if watch is not None:
-                self.monitor.prober.unwatch(watch, self)
-        await self.websockets.aclose()
-        await self.transport.aclose()
 
 
 def _to_destinations(values: Iterable[str | Destination]) -> tuple[Destination, ...]:
@@ -435,14 +147,20 @@ class UpstreamPool:
         if self.monitor is None:
             self.monitor = HealthMonitor()
         monitor = self.monitor.state()
+        transport = self.transport.bind(clock=monitor.clock, tls=self.tls)
+        sockets: BoundSessions
+        if isinstance(transport, BoundASGI):
+            sockets = transport.bind_sessions()
+        else:
+            sockets = BoundWebSockets(loop, self.tls)
         return PoolState(
             name=self.name,
             loop=loop,
             monitor=monitor,
             destinations=tuple(DestinationState.of(recipe) for recipe in self.destinations),
             balancer=self.balancing.bind(clock=monitor.clock, random=monitor.random),
-            transport=self.transport.bind(clock=monitor.clock, tls=self.tls),
-            websockets=BoundWebSockets(loop, self.tls),
+            transport=transport,
+            websockets=sockets,
             timeouts=self.timeouts,
             checked_as=(self.transport, self.tls),
             health=self._health,

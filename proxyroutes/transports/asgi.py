@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -18,6 +18,7 @@ from proxyroutes.exceptions import (
     UpstreamProtocolError,
 )
 from proxyroutes.settings import TLS, Timeouts
+from proxyroutes.transports._asgi_session import BoundASGISessions
 from proxyroutes.transports._head import check_head, compose_fields
 from proxyroutes.typing import (
     ASGIApp,
@@ -33,11 +34,17 @@ from proxyroutes.typing import (
     UpstreamResponse,
 )
 
-__all__ = ["ASGITransport"]
+__all__ = ["ASGITransport", "BoundASGI"]
 
 _logger = logging.getLogger("proxyroutes.transports")
 
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
+
+_HANDSHAKE: Fields = [
+    (b"connection", b"Upgrade"),
+    (b"upgrade", b"websocket"),
+    (b"sec-websocket-version", b"13"),
+]
 
 _GRACE = 5.0
 """Seconds for tasks to end at each of the two steps of closing."""
@@ -70,7 +77,7 @@ class ASGITransport:
             clock: Not needed.
             tls: Not needed: nothing leaves the process.
         """
-        return _BoundASGI(self)
+        return BoundASGI(self)
 
 
 class _Lifespan:
@@ -134,7 +141,7 @@ class _Lifespan:
         self._started.set()
 
 
-class _BoundASGI:
+class BoundASGI:
     """One application for one pool."""
 
     def __init__(self, recipe: ASGITransport) -> None:
@@ -151,14 +158,8 @@ class _BoundASGI:
         timeouts: Timeouts,  # noqa: ARG002 - there is no time-out of its own
         attempt: Attempt,
     ) -> UpstreamResponse:
-        state = None
-        if self._lifespan is not None:
-            try:
-                await self._lifespan.start()
-            except UpstreamConnectError as error:
-                error.at(destination=destination.origin, sent=False)
-                raise
-            state = self._lifespan.state.copy()
+        """Run the application for one request; see ``BoundTransport.send``."""
+        state = await self._started(destination)
         scope = _make_scope(head, compose_fields(head, body, destination), destination, state)
         exchange = _Exchange(
             body,
@@ -191,7 +192,39 @@ class _BoundASGI:
     def _conclude(self, task: asyncio.Task[None]) -> None:
         self._exchanges.pop(task).conclude(task)
 
+    def bind_sessions(self) -> BoundASGISessions:
+        """Make the sessions of the same application, for the same pool."""
+        return BoundASGISessions(self._app, self._session_scope)
+
+    async def _session_scope(
+        self, head: ForwardedHead, destination: Endpoint, subprotocols: Sequence[str]
+    ) -> Scope:
+        state = await self._started(destination)
+        fields = compose_fields(head, None, destination)
+        fields += _HANDSHAKE
+        if subprotocols:
+            fields.append((b"sec-websocket-protocol", ", ".join(subprotocols).encode("ascii")))
+        scope = _make_scope(head, fields, destination, state)
+        del scope["method"]
+        scope["type"] = "websocket"
+        scope["scheme"] = "wss" if destination.secure else "ws"
+        scope["subprotocols"] = list(subprotocols)
+        scope["extensions"] = {"websocket.http.response": {}}
+        return scope
+
+    async def _started(self, destination: Endpoint) -> dict[str, Any] | None:
+        """Wait until the application is up, where that is asked for; its state then."""
+        if self._lifespan is None:
+            return None
+        try:
+            await self._lifespan.start()
+        except UpstreamConnectError as error:
+            error.at(destination=destination.origin, sent=False)
+            raise
+        return self._lifespan.state.copy()
+
     async def aclose(self) -> None:
+        """End every exchange, and the application where its lifespan is ours."""
         for exchange in self._exchanges.values():
             exchange.abort()
         await _end(self._exchanges)

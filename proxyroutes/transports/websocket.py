@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 from attrs import frozen
 from websockets.client import ClientProtocol
@@ -24,7 +25,7 @@ from proxyroutes.transports._websocket_connection import WebSocketConnection
 from proxyroutes.transports._websocket_handshake import encode_handshake
 from proxyroutes.typing import Attempt, Body, Endpoint, ForwardedHead
 
-__all__ = ["BoundWebSockets", "Dialler", "SessionSettings"]
+__all__ = ["BoundSessions", "BoundWebSockets", "Dialler", "SessionSettings"]
 
 _RESOLVE_INTERVAL = 30.0
 # The engine composes no request here; it only wants to know an address.
@@ -52,6 +53,25 @@ class SessionSettings:
     compression: bool = False
     idle: float | None = None
     total: float | None = None
+
+
+class BoundSessions(Protocol):
+    """The sessions of one pool on one loop, over sockets or with an application in the same process."""
+
+    async def connect(
+        self,
+        head: ForwardedHead,
+        destination: Endpoint,
+        attempt: Attempt,
+        settings: SessionSettings,
+        subprotocols: Sequence[str] = (),
+    ) -> Any:
+        """Ask for a session; see ``BoundWebSockets.connect``."""
+        ...
+
+    async def aclose(self) -> None:
+        """End every session."""
+        ...
 
 
 class BoundWebSockets:
@@ -176,7 +196,7 @@ class Dialler:
     """The connections of a pool as one session's attempts are given them: what is sent is a handshake.
 
     Args:
-        sockets: The pool's connections.
+        sockets: The pool's connections, or an application's sessions.
         settings: The route's.
         subprotocols: What the client offers.
     """
@@ -184,7 +204,7 @@ class Dialler:
     __slots__ = ("_settings", "_sockets", "_subprotocols")
 
     def __init__(
-        self, sockets: BoundWebSockets, settings: SessionSettings, subprotocols: Sequence[str]
+        self, sockets: BoundSessions, settings: SessionSettings, subprotocols: Sequence[str]
     ) -> None:
         self._sockets = sockets
         self._settings = settings
@@ -197,7 +217,7 @@ class Dialler:
         destination: Endpoint,
         timeouts: Timeouts,
         attempt: Attempt,
-    ) -> WebSocketConnection:
+    ) -> Any:
         """Dial one destination; see ``BoundWebSockets.connect``."""
         del body, timeouts
         return await self._sockets.connect(

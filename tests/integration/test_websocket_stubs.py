@@ -428,18 +428,3 @@ async def test_a_setting_that_means_nothing_is_a_mistake(options, words):
         proxy.build_router()
 
     assert words in str(caught.value)
-
-
-async def test_an_asgi_app_is_no_upstream_of_sessions():
-    """Not in this release, and the build says so."""
-    proxy = Proxy()
-
-    async def app(scope, receive, send): ...
-
-    @proxy.websocket("/live", upstream=app)
-    async def live() -> None: ...
-
-    with pytest.raises(BuildError) as caught:
-        proxy.build_router()
-
-    assert "ASGI app" in str(caught.value)

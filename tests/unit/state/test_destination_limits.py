@@ -104,7 +104,7 @@ async def test_panic_keeps_limits(clock):
     pool = pool_of(clock, Destination("http://a", max_in_flight=1), "http://b", panic=True)
     state = pool.state()
     for destination in state.destinations:
-        state._ejected.add(destination)
+        state.ejections.out[destination] = None
     state.refresh()
     held = [state.lease(HEAD) for _ in range(4)]
     assert 1 == sum(lease.destination.host == "a" for lease in held)

@@ -3,7 +3,7 @@
 import pytest
 
 from proxyroutes import ForwardedRequest
-from proxyroutes._serve.forwarded import edit_field
+from proxyroutes._serve.steps.forwarded import edit_field
 from proxyroutes.typing import ForwardedHead
 
 

@@ -1,0 +1,23 @@
+"""What a proxy gives to routes that do not say it themselves."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from proxyroutes._serve.exchange import Observer
+from proxyroutes._state.monitor import HealthMonitor
+from proxyroutes.settings import Forwarding, Timeouts
+
+__all__ = ["Defaults"]
+
+
+@frozen(kw_only=True)
+class Defaults:
+    """What a proxy gives to routes that do not say it."""
+
+    monitor: HealthMonitor
+    timeouts: Timeouts
+    forwarding: Forwarding
+    via: bytes
+    redirect_slashes: bool
+    observers: tuple[Observer, ...]

@@ -1,0 +1,33 @@
+"""What a spec adds to the plain way of a request becomes the ``Steps`` of its plan.
+
+Each kind of step is compiled in a module of its own; here they are put together, in the order of the way.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from proxyroutes._build.check import Problems
+from proxyroutes._build.defaults import Defaults
+from proxyroutes._declare.specs import RouteSpec
+from proxyroutes._declare.templates import Template
+from proxyroutes._serve.plan import Steps
+
+__all__ = ["read_steps"]
+
+
+def read_steps(
+    spec: RouteSpec, template: Template, defaults: Defaults, problems: Problems
+) -> Steps | None:
+    """The steps of a route, or None where it is plain.
+
+    Args:
+        spec: What was declared.
+        template: Its path.
+        defaults: What the proxy gives.
+        problems: Where mistakes are entered.
+    """
+    del spec, template, defaults, problems
+    # Each kind of step that a route has becomes one entry here, under its name in ``Steps``.
+    steps: dict[str, Any] = {}
+    return Steps(**steps) if steps else None
