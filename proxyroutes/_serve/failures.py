@@ -21,6 +21,9 @@ _logger = logging.getLogger("proxyroutes.serve")
 def problem(error: GatewayError) -> tuple[int, Fields, bytes]:
     """Status, fields and body that answer an error."""
     status = error.status_code
+    if status == 204 and isinstance(error, ClientRequestError):
+        # Not forwarded and yet no failure: this gateway is who has to answer.
+        return status, list(error.fields), b""
     body = json.dumps(
         {"type": PROBLEM_BASE + error.slug, "title": error.title, "status": status}
     ).encode()

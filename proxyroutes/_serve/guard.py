@@ -22,6 +22,7 @@ __all__ = [
     "check_host",
     "check_method",
     "check_target",
+    "count_down",
     "refuse",
 ]
 
@@ -71,6 +72,23 @@ def check_method(method: str) -> None:
         )
     if not _METHOD.fullmatch(method):
         raise refuse("the method is not a token")
+
+
+def count_down(value: bytes) -> bytes:
+    """One forward less for OPTIONS (RFC 9110 §7.6.2).
+
+    Raises:
+        ClientRequestError: If it is no number; or, with a status that is no failure, if it is 0 and this gateway is
+            who has to answer.
+    """
+    if not value.isdigit() or len(value) > 18:
+        raise refuse("Max-Forwards is not a number")
+    left = int(value)
+    if not left:
+        raise ClientRequestError(
+            "Max-Forwards is 0: the request is answered here", status_code=204, fields=(_ALLOW,)
+        )
+    return b"%d" % (left - 1)
 
 
 def check_target(raw_path: bytes, query: bytes) -> None:

@@ -9,7 +9,13 @@ from collections.abc import Sequence
 from urllib.parse import unquote_to_bytes
 
 from proxyroutes._serve.fields import ReceivedFields, read_fields
-from proxyroutes._serve.guard import USUAL_METHODS, check_method, check_target
+from proxyroutes._serve.guard import (
+    USUAL_METHODS,
+    check_method,
+    check_target,
+    count_down,
+    refuse,
+)
 from proxyroutes._serve.match import Found
 from proxyroutes._serve.plan import Plan
 from proxyroutes.typing import ForwardedHead, Scope
@@ -27,7 +33,17 @@ def read_request(scope: Scope, plan: Plan, found: Found) -> ReceivedFields:
     if method not in USUAL_METHODS:
         check_method(method)
     check_target(found.raw_path, scope.get("query_string", b""))
-    return read_fields(scope["headers"], scope.get("http_version", "1.1"), plan.field_actions)
+    received = read_fields(scope["headers"], scope.get("http_version", "1.1"), plan.field_actions)
+    if received.forwards and method == "OPTIONS":
+        _count_down(received)
+    return received
+
+
+def _count_down(received: ReceivedFields) -> None:
+    if len(received.forwards) > 1:
+        raise refuse("two Max-Forwards fields")
+    name, value = field = received.forwards[0]
+    received.fields[received.fields.index(field)] = (name, count_down(value))
 
 
 def make_head(scope: Scope, plan: Plan, found: Found, received: ReceivedFields) -> ForwardedHead:
