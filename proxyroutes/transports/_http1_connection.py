@@ -437,8 +437,7 @@ class Http1Connection(asyncio.Protocol):
             # RFC 9112 §6.1: a coding in HTTP/1.0 is faulty framing; the connection is closed after it.
             faulty = response.chunked and version == "1.0"
             self._reusable = self._parser.should_keep_alive() and not faulty
-        if status == 401:
-            self._bound |= challenges_connection(status, response.fields)
+        self._bound |= status == 401 and challenges_connection(status, response.fields)
         attempt = response.attempt
         attempt.stage = Stage.RESPONSE_BODY
         attempt.progress += 1

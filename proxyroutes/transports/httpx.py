@@ -30,8 +30,8 @@ from proxyroutes.exceptions import (
     UpstreamTimeoutError,
 )
 from proxyroutes.settings import TLS, Timeouts
-from proxyroutes.transports._httpcore import spoil_unless_clean
 from proxyroutes.transports._head import check_head, compose_fields
+from proxyroutes.transports._httpcore import spoil_unless_clean
 from proxyroutes.transports._tls import make_ssl_context
 from proxyroutes.typing import (
     Attempt,
