@@ -1,4 +1,4 @@
-"""The application that every server is tried with: a gateway in front of the origin that the environment names."""
+"""The application that every server is tried with: a gateway in front of the origins that the environment names."""
 
 import os
 
@@ -6,6 +6,11 @@ from proxyroutes import Proxy, UpstreamPool
 
 proxy = Proxy()
 pool = UpstreamPool("origin", [os.environ["PROXYROUTES_TEST_ORIGIN"]], outliers=None)
+sessions = UpstreamPool(
+    "sessions",
+    [os.environ.get("PROXYROUTES_TEST_SESSIONS", os.environ["PROXYROUTES_TEST_ORIGIN"])],
+    outliers=None,
+)
 
 
 @proxy.route("/<path>", upstream=pool)
@@ -13,7 +18,7 @@ async def forwarded() -> None:
     """Forward everything."""
 
 
-@proxy.websocket("/<path>", upstream=pool)
+@proxy.websocket("/<path>", upstream=sessions)
 async def relayed() -> None:
     """Relay every session."""
 

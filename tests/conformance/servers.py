@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -42,11 +43,13 @@ class ServerProcess:
         name: Which one.
         port: Where it listens.
         process: The process.
+        log: What it has printed.
     """
 
     name: str
     port: int
     process: asyncio.subprocess.Process
+    log: Path
 
     def terminate(self) -> None:
         """Ask it to stop, as an orchestrator does."""
@@ -84,23 +87,27 @@ async def serve_in_process(
         environment: Further variables of its environment.
     """
     port = free_port()
+    with tempfile.NamedTemporaryFile(delete=False) as printed:
+        log = Path(printed.name)
     command = [part.format(port=port) for part in COMMANDS[name]]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        *command,
-        *arguments,
-        cwd=CHECKOUT,
-        env={**os.environ, "PROXYROUTES_TEST_ORIGIN": origin, **environment},
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-        # Some servers have workers: all of them are one group.
-        start_new_session=True,
-    )
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            *command,
+            *arguments,
+            cwd=CHECKOUT,
+            env={**os.environ, "PROXYROUTES_TEST_ORIGIN": origin, **environment},
+            stdout=output,
+            stderr=asyncio.subprocess.STDOUT,
+            # Some servers have workers: all of them are one group.
+            start_new_session=True,
+        )
     try:
         await _accepts(process, port)
-        yield ServerProcess(name, port, process)
+        yield ServerProcess(name, port, process, log)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
+        log.unlink()
