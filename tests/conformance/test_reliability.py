@@ -180,7 +180,7 @@ async def test_a_destination_that_hangs_takes_no_place_of_another(serve):
             before = stuck.connections
             await client.send(make_request())
             reader = asyncio.create_task(client.read_reply())
-            await eventually(lambda: reader.done() or stuck.connections > before)
+            await eventually(lambda r=reader, n=before: r.done() or stuck.connections > n)
             (replies if reader.done() else hanging).append(reader)
         statuses = sorted(task.result().status for task in replies)
         for task in hanging:
@@ -250,7 +250,7 @@ async def test_content_after_head_reaches_nobody(serve):
     """An upstream that answers HEAD with content loses its connection."""
     body = (
         b"HTTP/1.1 200 OK\r\nContent-Length: 42\r\n\r\n"
-        + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno"
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno"
     )
     async with ScriptedOrigin([ReadHead(), body], [ReadHead(), OK]) as origin:
         gateway = await serve(origin.url)
