@@ -62,7 +62,8 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-async def _accepts(process: asyncio.subprocess.Process, port: int) -> None:
+async def accepts(process: asyncio.subprocess.Process, port: int) -> None:
+    """Wait until a port is listened on."""
     async with asyncio.timeout(START_SECONDS):
         while True:
             assert process.returncode is None, "the server did not start"
@@ -104,7 +105,7 @@ async def serve_in_process(
             start_new_session=True,
         )
     try:
-        await _accepts(process, port)
+        await accepts(process, port)
         yield ServerProcess(name, port, process, log)
     finally:
         with contextlib.suppress(ProcessLookupError):
