@@ -1,6 +1,7 @@
 """For tests of gateways, ours and yours: a clock to turn by hand, origins that do what they are told, a real server."""
 
 from proxyroutes.testing.clock import ManualClock
+from proxyroutes.testing.faults import Fault, FaultProxy, FaultyOrigin, NetworkFaults
 from proxyroutes.testing.gateway import RunningGateway, run_gateway
 from proxyroutes.testing.origin import (
     Close,
@@ -18,8 +19,12 @@ from proxyroutes.testing.origin import (
 
 __all__ = [
     "Close",
+    "Fault",
+    "FaultProxy",
+    "FaultyOrigin",
     "HalfClose",
     "ManualClock",
+    "NetworkFaults",
     "ReadBody",
     "ReadHead",
     "ReadToEnd",
