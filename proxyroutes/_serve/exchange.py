@@ -10,21 +10,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from time import monotonic
 from typing import Any, Protocol
 
+from proxyroutes._state.lease import Lease
 from proxyroutes._state.sweeper import Sweeper
 from proxyroutes.exceptions import (
     ClientRequestError,
     GatewayError,
+    NoDestinationError,
     Side,
     Stage,
     UpstreamTimeoutError,
 )
 from proxyroutes.settings import Timeouts
-from proxyroutes.typing import Attempt, Receive
+from proxyroutes.typing import Attempt, ExchangeRecord, Receive
 
-__all__ = ["ClientLeft", "Exchange", "Observer"]
+__all__ = ["ClientLeft", "Exchange", "Held", "Observer"]
 
 _logger = logging.getLogger("proxyroutes.serve")
 
@@ -41,35 +44,29 @@ class Listener(Protocol):
         ...
 
 
-class Exchange:
+class Held(Protocol):
+    """What an exchange has until its end."""
+
+    def release(self, exchange: Exchange) -> None:
+        """The exchange has ended; must not raise."""
+        ...
+
+
+class Exchange(ExchangeRecord):
     """One client request with its response.
 
     Attributes:
-        route: The route's name.
-        method: The request's method.
-        pool: The pool's name, or None before one was chosen.
-        destination: The last destination's origin, or None.
-        status: The status that the client was answered with; 499 where it had left; None before.
-        error: Why it failed, or None.
-        attempts: Number of attempts.
-        started: Seconds on the loop's clock.
-        connected: Seconds on the loop's clock when the last attempt had a connection, or 0.0.
-        head: Seconds on the loop's clock when the head of the response was there, or 0.0.
-        ended: Seconds on the loop's clock, or 0.0 while it lasts.
+        asked: Seconds on the monotonic clock when a destination was first asked for; 0.0 where nobody wants to know.
+        leased: The same for when the last attempt had its destination.
         timeouts: The time-outs that hold for it.
-        request_bytes: Bytes of content received.
-        response_bytes: Bytes of content relayed.
+        held: What it has until its end, such as its place in a pool.
+        patience: Until when something is waited for, in seconds on the clock, and what ends it then; None for ever.
     """
 
-    # Class attributes are what an exchange begins with: most of it is never written for one that is fast and goes well.
-    pool: str | None = None
-    destination: str | None = None
-    status: int | None = None
-    error: GatewayError | None = None
-    attempts = 0
-    connected = head = ended = 0.0
-    request_bytes = response_bytes = 0
-    attempt: Attempt | None = None
+    # What its last attempt holds, so that it can be cut where its destination is taken away.
+    lease: Lease | None = None
+    # Only where the route asks for its times.
+    asked = leased = 0.0
     interruption: GatewayError | ClientLeft | None = None
     # Set while the gateway waits for the client, so that a time-out is blamed on the right side.
     client_stalls = False
@@ -77,8 +74,12 @@ class Exchange:
     may_watch = False
     # The content that somebody else reads, if the request has some.
     body: Listener | None = None
+    # What is let go of at the end beside the sweeper's entry: streams with filters.
+    closers: tuple[Callable[[], None], ...] = ()
     # The total time is over: no further attempt.
     expired = False
+    held: tuple[Held, ...] = ()
+    patience: tuple[float, GatewayError] | None = None
     _watch: asyncio.Task[None] | None = None
     _listener: asyncio.Task[None] | None = None
     _task: asyncio.Task[Any] | None = None
@@ -95,7 +96,7 @@ class Exchange:
         receive: Receive,
         timeouts: Timeouts,
         sweeper: Sweeper,
-        observers: tuple[Observer, ...],
+        observers: Sequence[Observer],
     ) -> None:
         self.route = route
         self.method = method
@@ -103,20 +104,32 @@ class Exchange:
         self._observers = observers
         self.timeouts = timeouts
         self._sweeper = sweeper
-        self.loop = loop = sweeper.loop
-        self.started = loop.time()
+        self.loop = sweeper.loop
+        # Not the loop's clock: uvloop's has whole milliseconds.
+        self.started = monotonic()
         sweeper.add(self)
 
     def begin_attempt(self, destination: str) -> Attempt:
         """Enter a further attempt."""
         self.attempts += 1
         self.destination = destination
+        if self.attempt is not None:
+            self.earlier = (*self.earlier, self.attempt)
+        if self.asked:
+            self.leased = monotonic()
         self.attempt = attempt = Attempt()
+        attempt.route, attempt.number, attempt.destination = self.route, self.attempts, destination
+        attempt.began_at = monotonic()
         return attempt
+
+    def follow(self, attempt: Attempt) -> None:
+        """Time another attempt, of two that are under way."""
+        self.attempt = attempt
+        self._progress = -1
 
     def mark_head(self) -> None:
         """The head of the response is there."""
-        self.head = self.loop.time()
+        self.head = monotonic()
 
     # Interruption.
 
@@ -145,6 +158,8 @@ class Exchange:
         """End the exchange for this reason; the first one counts."""
         if self.interruption is None:
             self.interruption = reason
+            if self.attempt is not None:
+                self.attempt.failure = reason
             if self._interruptible and self._task is not None:
                 self._interruptible = False
                 # Who interrupts from within the task itself raises the reason, and needs no cancellation.
@@ -163,6 +178,33 @@ class Exchange:
             return None
         return self.interruption if task.uncancel() <= self._cancelling else None
 
+    def reason(self, error: BaseException) -> GatewayError | ClientLeft | None:
+        """What ended a wait; None for what is neither the upstream's nor the client's doing."""
+        self.leave()
+        if isinstance(error, asyncio.CancelledError):
+            return self.settle()
+        return error if isinstance(error, GatewayError | ClientLeft) else None
+
+    def holds(self, destination: object) -> bool:
+        """Whether it holds a lease on this destination."""
+        lease = self.lease
+        return lease is not None and lease.destination is destination and lease.held
+
+    def cut(self, destination: object) -> bool:
+        """End it if it holds a lease on this destination, which is taken away; whether it did."""
+        if not self.holds(destination):
+            return False
+        attempt = self.attempt
+        self.interrupt(
+            NoDestinationError(
+                "the destination was drained",
+                stage=None if attempt is None else attempt.stage,
+                sent=attempt is not None and attempt.sent,
+                retry_after=1.0,
+            )
+        )
+        return True
+
     # Time.
 
     def tick(self, now: float) -> None:
@@ -176,9 +218,11 @@ class Exchange:
         elif attempt is not None:
             self._check_time(attempt, now)
         total = self.timeouts.total
-        if total is not None and self.loop.time() - self.started >= total:
+        if total is not None and monotonic() - self.started >= total:
             self.expired = True
             self._time_out(attempt, "total", total)
+        if self.patience is not None and now >= self.patience[0]:
+            self.interrupt(self.patience[1])
         if not self._ticked:
             self._ticked = True
         elif self._watch is None:
@@ -239,12 +283,16 @@ class Exchange:
         """Take the exchange out of the sweeper and hand its record to the observers; a second call does nothing."""
         if self.ended:
             return
-        self.ended = self.loop.time()
+        self.ended = monotonic()
         self._sweeper.discard(self)
+        for one in self.held:
+            one.release(self)
         if self._watch is not None:
             self._watch.cancel()
         if self._listener is not None:
             self._listener.cancel()
+        for close in self.closers:
+            close()
         for observer in self._observers:
             try:
                 observer(self)

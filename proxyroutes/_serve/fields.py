@@ -28,7 +28,7 @@ __all__ = [
     "read_fields",
 ]
 
-DROP, PASS, HOST, LENGTH, CODING, CONNECTION, EXPECT, VIA, COOKIE, FORWARDS, EMPTY = range(11)
+DROP, PASS, HOST, LENGTH, CODING, CONNECTION, EXPECT, VIA, COOKIE, EMPTY = range(10)
 
 _HOP_BY_HOP = (
     b"http2-settings keep-alive proxy-authenticate proxy-authentication-info "
@@ -36,7 +36,8 @@ _HOP_BY_HOP = (
 ).split()
 # What an untrusted client says of the hops before us (CONFORMANCE S-21).
 _FORWARDING = (
-    b"forwarded x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-prefix "
+    b"client-cert client-cert-chain forwarded x-forwarded-client-cert "
+    b"x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-prefix "
     b"x-forwarded-proto x-forwarded-server x-original-host x-original-url x-real-ip "
     b"x-rewrite-url "
 ).split()
@@ -64,7 +65,6 @@ FIELD_ACTIONS: Mapping[bytes, int] = {
     b"expect": EXPECT,
     b"via": VIA,
     b"cookie": COOKIE,
-    b"max-forwards": FORWARDS,
     b"": EMPTY,
 }
 """What is done with a received field; a name that is not here passes if it is one."""
@@ -137,7 +137,6 @@ class ReceivedFields:
         via: Values of ``Via``.
         named: What ``Connection`` names.
         expects_continue: Whether the client waits for 100.
-        forwards: Field lines of ``Max-Forwards``.
     """
 
     # Class attributes are what a section begins with: most of it is never written.
@@ -148,7 +147,6 @@ class ReceivedFields:
     named: Sequence[bytes] = ()
     cookie: Field | None = None
     expects_continue = False
-    forwards: Sequence[Field] = ()
 
     def __init__(self) -> None:
         self.fields: Fields = []
@@ -282,11 +280,6 @@ def _read_cookie(received: ReceivedFields, field: Field) -> None:
         received.fields[place] = received.cookie = (b"cookie", first[1] + b"; " + field[1])
 
 
-def _read_forwards(received: ReceivedFields, field: Field) -> None:
-    received.forwards = [*received.forwards, field]
-    received.fields.append(field)
-
-
 def _read_empty(received: ReceivedFields, field: Field) -> None:
     del received
     raise refuse(f"a field without a name: {field[1][:16]!r}")
@@ -300,7 +293,6 @@ _READERS = {
     EXPECT: _read_expect,
     VIA: _read_via,
     COOKIE: _read_cookie,
-    FORWARDS: _read_forwards,
     EMPTY: _read_empty,
 }
 

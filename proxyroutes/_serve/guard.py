@@ -13,6 +13,7 @@ from urllib.parse import unquote_to_bytes
 from proxyroutes.exceptions import ClientRequestError
 
 __all__ = [
+    "EVERY_METHOD",
     "MAX_FIELDS",
     "MAX_FIELD_BYTES",
     "MAX_HOST_BYTES",
@@ -22,7 +23,6 @@ __all__ = [
     "check_host",
     "check_method",
     "check_target",
-    "count_down",
     "refuse",
 ]
 
@@ -45,7 +45,8 @@ _BAD_QUERY = re.compile(rb"[\x00-\x20\x7f-\xff#]")
 _PARTS = re.compile(rb"[/\\;]")
 USUAL_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 """Methods that need no look at their spelling."""
-_ALLOW = (b"allow", ", ".join(sorted(USUAL_METHODS)).encode("ascii"))
+EVERY_METHOD = (b"allow", ", ".join(sorted(USUAL_METHODS)).encode("ascii"))
+"""``Allow`` of a route that serves every method."""
 _METHOD = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 # RFC 9110 §7.2: Host = uri-host [ ":" port ]; a host is never empty here.
 _HOST = re.compile(
@@ -68,27 +69,10 @@ def check_method(method: str) -> None:
             f"{method} is not forwarded",
             status_code=405,
             title="Method not allowed",
-            fields=(_ALLOW,),
+            fields=(EVERY_METHOD,),
         )
     if not _METHOD.fullmatch(method):
         raise refuse("the method is not a token")
-
-
-def count_down(value: bytes) -> bytes:
-    """One forward less for OPTIONS (RFC 9110 §7.6.2).
-
-    Raises:
-        ClientRequestError: If it is no number; or, with a status that is no failure, if it is 0 and this gateway is
-            who has to answer.
-    """
-    if not value.isdigit() or len(value) > 18:
-        raise refuse("Max-Forwards is not a number")
-    left = int(value)
-    if not left:
-        raise ClientRequestError(
-            "Max-Forwards is 0: the request is answered here", status_code=204, fields=(_ALLOW,)
-        )
-    return b"%d" % (left - 1)
 
 
 def check_target(raw_path: bytes, query: bytes) -> None:

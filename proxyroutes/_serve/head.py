@@ -9,15 +9,10 @@ from collections.abc import Sequence
 from urllib.parse import unquote_to_bytes
 
 from proxyroutes._serve.fields import ReceivedFields, read_fields
-from proxyroutes._serve.guard import (
-    USUAL_METHODS,
-    check_method,
-    check_target,
-    count_down,
-    refuse,
-)
+from proxyroutes._serve.guard import USUAL_METHODS, check_method, check_target
 from proxyroutes._serve.match import Found
 from proxyroutes._serve.plan import Plan
+from proxyroutes._serve.steps.max_forwards import count_hop
 from proxyroutes.typing import ForwardedHead, Scope
 
 __all__ = ["fill", "forwarded_path", "make_head", "public_prefix", "read_request"]
@@ -34,16 +29,9 @@ def read_request(scope: Scope, plan: Plan, found: Found) -> ReceivedFields:
         check_method(method)
     check_target(found.raw_path, scope.get("query_string", b""))
     received = read_fields(scope["headers"], scope.get("http_version", "1.1"), plan.field_actions)
-    if received.forwards and method == "OPTIONS":
-        _count_down(received)
+    if method == "OPTIONS":
+        count_hop(plan, received)
     return received
-
-
-def _count_down(received: ReceivedFields) -> None:
-    if len(received.forwards) > 1:
-        raise refuse("two Max-Forwards fields")
-    name, value = field = received.forwards[0]
-    received.fields[received.fields.index(field)] = (name, count_down(value))
 
 
 def make_head(scope: Scope, plan: Plan, found: Found, received: ReceivedFields) -> ForwardedHead:
@@ -68,9 +56,18 @@ def make_head(scope: Scope, plan: Plan, found: Found, received: ReceivedFields) 
     host = plan.host
     if host == b"":
         host = received.host or None
-    return ForwardedHead(
-        scope["method"].encode("ascii"), target, fields, host, received.content_length
+    head = ForwardedHead(
+        scope["method"].encode("ascii"),
+        target,
+        fields,
+        host,
+        received.content_length,
+        scope.get("scheme") == "https",
     )
+    if plan.steps is not None:
+        for edit in plan.steps.request_edits:
+            edit(scope, found, head)
+    return head
 
 
 def forwarded_path(scope: Scope, plan: Plan, found: Found) -> bytes:

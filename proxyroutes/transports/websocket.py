@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Sequence
+from time import monotonic
 from typing import Any, Protocol
 
 from attrs import frozen
@@ -67,6 +68,10 @@ class BoundSessions(Protocol):
         subprotocols: Sequence[str] = (),
     ) -> Any:
         """Ask for a session; see ``BoundWebSockets.connect``."""
+        ...
+
+    def forget(self, destination: Endpoint) -> None:
+        """Forget what is known of a destination that is gone; its sessions go on."""
         ...
 
     async def aclose(self) -> None:
@@ -132,7 +137,7 @@ class BoundWebSockets:
         raw = encode_handshake(head, engine, subprotocols, destination)
         connection = await self._open(engine, destination, settings)
         attempt.connected = True
-        attempt.connected_at = self._loop.time()
+        attempt.connected_at = monotonic()
         try:
             await connection.open(raw, attempt)
         except BaseException:
@@ -168,6 +173,10 @@ class BoundWebSockets:
             raise UpstreamConnectError("the pool is closed")
         self._connections.add(connection)
         return connection
+
+    def forget(self, destination: Endpoint) -> None:
+        """Forget what is known of a destination that is gone; its sessions go on."""
+        self._addresses.pop(destination, None)
 
     def _forget(self, connection: WebSocketConnection) -> None:
         self._connections.discard(connection)

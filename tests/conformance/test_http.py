@@ -101,15 +101,25 @@ async def test_options_that_may_go_no_further_are_answered_here(serve, http, lan
     """RFC 9110 §7.6.2: at 0 the intermediary "MUST NOT forward the request", and answers as the final recipient."""
     async with ScriptedOrigin([OK]) as origin:
         gateway = await serve(origin.url, http=http, lane=lane)
-        client = await gateway.connect()
-        raw = make_request("/", "Max-Forwards: 0", method="OPTIONS")
-        reply = await client.ask(raw)
-        again = await client.ask(raw)
+        reply = await gateway.get("/", "Max-Forwards: 0", method="OPTIONS")
 
-        assert (204, 204) == (reply.status, again.status)
+        assert 204 == reply.status
         assert b"DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT" == reply.get("allow")
         assert b"" == reply.body
         assert 0 == origin.connections
+
+
+@pytest.mark.requirement("H-29", "H-39")
+@one_transport
+async def test_connection_cannot_take_max_forwards_away(serve):
+    """It is counted down whatever a client names, or its requests could go around for ever."""
+    async with ScriptedOrigin([OK]) as origin:
+        gateway = await serve(origin.url)
+        await gateway.get(
+            "/", "Max-Forwards: 3", "Connection: close, Max-Forwards", method="OPTIONS"
+        )
+
+        assert [b"2"] == values_of(origin.requests[0], "max-forwards")
 
 
 @pytest.mark.requirement("H-39")
