@@ -17,8 +17,10 @@ from tests.integration.support import (
     OK,
     RawClient,
     eventually,
+    forwarded_fields,
     make_request,
     one_transport,
+    refusing_destination,
 )
 from tests.integration.websocket_support import UPGRADE, SessionOrigin
 
@@ -188,6 +190,30 @@ async def test_a_destination_that_hangs_takes_no_place_of_another(serve):
 
         assert 2 == stuck.connections == len(hanging)
         assert [200, 200, 200, 200, 503, 503] == statuses
+
+
+@pytest.mark.requirement("R-21")
+async def test_what_one_attempt_adds_is_there_once_in_the_next(serve):
+    """A request that is asked of a second destination has each field of this hop once."""
+    with refusing_destination() as dead:
+        async with ScriptedOrigin([ReadHead(), OK, ReadHead(), OK]) as origin:
+            gateway = await serve(dead, origin.url)
+            replies = [await gateway.get("/", "Via: 1.0 before") for _ in range(2)]
+            fields = [
+                forwarded_fields(one + b"\r\n\r\n")
+                for received in origin.requests
+                for one in bytes(received).split(b"\r\n\r\n")[:-1]
+            ]
+            doubled = [
+                name
+                for received in fields
+                for name in {name for name, _ in received}
+                if sum(known == name for known, _ in received) > 1
+            ]
+
+        assert [200, 200] == [reply.status for reply in replies]
+        assert [] == doubled
+        assert all(1 == dict(received)[b"via"].count(b"proxyroutes") for received in fields)
 
 
 @pytest.mark.requirement("R-39")
