@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from attrs import evolve
 from fastapi import APIRouter
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
@@ -33,16 +34,25 @@ from proxyroutes._build.router import make_router
 from proxyroutes._build.stubs import forwarded_request
 from proxyroutes._build.websockets import imperative_session_plan, relay
 from proxyroutes._declare.groups import Registry, RouteGroup, SharedOptions
+from proxyroutes._operate.access_log import AccessLogger
+from proxyroutes._operate.explain import HeaderValues, explain
+from proxyroutes._operate.explanation import Explanation
+from proxyroutes._operate.metrics import Collector, Counters, make_metrics_router
+from proxyroutes._operate.status.board import Source
+from proxyroutes._operate.status.router import make_status_router
+from proxyroutes._operate.status.traffic import Traffic
 from proxyroutes._serve.exchange import Observer
 from proxyroutes._serve.fields import has_bad_name
 from proxyroutes._serve.steps.forwarded import ForwardedRequest
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import BuildError
-from proxyroutes.settings import Forwarding, Timeouts
+from proxyroutes.settings import AccessLog, Forwarding, Timeouts
 from proxyroutes.typing import ForwardedHead
 
 if TYPE_CHECKING:
     from typing import Self
+
+    from prometheus_client import CollectorRegistry
 
 __all__ = ["Proxy"]
 
@@ -60,7 +70,9 @@ class Proxy(RouteGroup):
         via: What ``Via`` calls this gateway (RFC 9110 §7.6.3). None makes a name that no other process has, by which a
             request that comes around again is known.
         redirect_slashes: Whether a path that only lacks the template's last slash is answered 307; else 404.
-        on_exchange: Called with the record of each ended exchange, once; must not block.
+        on_exchange: Called with the record of each ended exchange and session, once; must not block. More can be added
+            with ``@proxy.on_exchange``.
+        access_log: Whether each of them is logged to ``proxyroutes.access``, or how.
         **defaults: Any other keyword that a group may have: the default of every route.
 
     Raises:
@@ -76,6 +88,7 @@ class Proxy(RouteGroup):
         via: str | None = None,
         redirect_slashes: bool = True,
         on_exchange: Observer | tuple[Observer, ...] = (),
+        access_log: AccessLog | bool = False,
         **defaults: Unpack[SharedOptions],
     ) -> None:
         name = f"proxyroutes-{secrets.token_hex(4)}" if via is None else via
@@ -83,18 +96,24 @@ class Proxy(RouteGroup):
             raise ValueError(f"via is a token: {via!r}")
         super().__init__(Registry(), "", dict(defaults))
         self.monitor = monitor or HealthMonitor()
+        self._observers = [on_exchange] if callable(on_exchange) else list(on_exchange)
+        if access_log:
+            recipe = AccessLog() if access_log is True else access_log
+            self._observers.append(AccessLogger(recipe))
         self._defaults = Defaults(
             monitor=self.monitor,
             timeouts=timeouts or Timeouts(),
             forwarding=forwarding or Forwarding(),
             via=name.encode("ascii"),
             redirect_slashes=redirect_slashes,
-            observers=(on_exchange,) if callable(on_exchange) else tuple(on_exchange),
+            observers=self._observers,
         )
+        self._collector: Collector | None = None
         self._compiled: Compiled | None = None
         self._lifespan = Lifespan(self.monitor)
         self._url_pools = UrlPools(self._defaults)
         self._routers: list[APIRouter] = []
+        self._status_source: Source | None = None
         self._imperative = imperative_plan(self._defaults)
         self._imperative_session = imperative_session_plan(self._imperative)
 
@@ -139,6 +158,118 @@ class Proxy(RouteGroup):
         router = make_router(compiled, {**options, "lifespan": lifespan})
         self._routers.append(router)
         return router
+
+    def on_exchange(self, observer: Observer) -> Observer:
+        """Have every exchange and session that ends seen by one more observer; may be a decorator, also after the build.
+
+        Args:
+            observer: Called once with each record; must not block. What it raises is logged and harms nobody.
+
+        Returns:
+            The observer.
+        """
+        self._observers.append(observer)
+        return observer
+
+    def status_router(
+        self,
+        *,
+        title: str = "proxyroutes",
+        controls: bool = False,
+        public: bool = False,
+        dependencies: Sequence[Any] = (),
+        **options: Any,
+    ) -> APIRouter:
+        """Make the live status page: ``app.include_router(proxy.status_router(), prefix="/_proxy", dependencies=[…])``.
+
+        Below the prefix are the page, ``snapshot.json`` and ``events``, a stream of server-sent events. Numbers are those of
+        one process: with several workers each page shows one of them.
+
+        Args:
+            title: What the page is called.
+            controls: Whether the page can drain, undrain and weigh destinations.
+            public: Whether it may be open to everybody.
+            dependencies: What FastAPI solves before anything is shown, besides those of the inclusion.
+            **options: Any other keyword of ``APIRouter`` but ``lifespan``, such as ``prefix``.
+
+        Returns:
+            The router. The application does not start where none of its dependencies stands in front of it, unless
+            it is ``public``.
+        """
+        source = self._status_source or self._make_status_source()
+        return make_status_router(
+            evolve(source, title=title),
+            lambda: self,
+            lambda: self.monitor.state().clock,
+            controls=controls,
+            public=public,
+            dependencies=dependencies,
+            options=options,
+        )
+
+    def _make_status_source(self) -> Source:
+        """Where every status page of this proxy looks; only one observer feeds them."""
+        traffic = Traffic()
+        self.on_exchange(traffic.observe)
+        self._status_source = source = Source(
+            title="",
+            routes=lambda: (*self.compiled().index.plans, *self.compiled().sessions.plans),
+            pools=self.pools,
+            explain=lambda method, url, fields: self.explain(method, url, fields).to_dict(),
+            traffic=traffic,
+        )
+        return source
+
+    def explain(self, method: str, url: str, headers: HeaderValues = ()) -> Explanation:
+        """Say what would be done with a request, and why; nothing is sent.
+
+        The verdicts are the engine's own: it matches, guards and composes the head as for a received request. What runs
+        in FastAPI before it, dependencies and stubs that speak, is named and not run.
+
+        Args:
+            method: The request's method.
+            url: Its path with its query, or a whole URL; ``ws://…`` asks for a WebSocket session.
+            headers: Its fields. ``Host`` is the URL's where they have none.
+
+        Returns:
+            The explanation: print it, or write ``to_dict()`` as JSON.
+
+        Raises:
+            BuildError: If a declaration is wrong.
+        """
+        return explain(self.compiled(), method, url, headers)
+
+    def pools(self) -> tuple[UpstreamPool, ...]:
+        """Every pool that a declared route names, and those that are kept for URLs."""
+        return (*self.compiled().pools, *self._url_pools.all())
+
+    def metrics_collector(self) -> Collector:
+        """The collector of this proxy's Prometheus metrics, to be registered in a registry of your own.
+
+        Exchanges are counted from the first call on. Needs the extra ``metrics`` where it is collected.
+        """
+        if self._collector is None:
+            counters = Counters()
+            self._observers.append(counters)
+            self._collector = Collector(counters, self.pools)
+        return self._collector
+
+    def metrics_router(
+        self, path: str = "/metrics", *, registry: CollectorRegistry | None = None
+    ) -> APIRouter:
+        """A router with the page that Prometheus scrapes; include it with the dependencies that guard it.
+
+        Exchanges are counted from the first call on, in this process: with several workers, each has its own numbers.
+
+        Args:
+            path: Where the page is.
+            registry: Your own registry, all of which is shown; this proxy's collector is added. None shows this proxy
+                alone.
+
+        Raises:
+            ImportError: If prometheus-client is not installed: ``pip install "proxyroutes[metrics]"``.
+        """
+        return make_metrics_router(self.metrics_collector(), path, registry)
 
     def owns(self, router: object) -> bool:
         """Whether a router was built by this proxy; ``GatewayMiddleware`` asks."""

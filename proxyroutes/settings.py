@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TLS",
+    "AccessLog",
     "Check",
     "CookieRules",
     "Destination",
@@ -159,6 +160,72 @@ class TLS:
     verify: bool = True
     server_name: str | None = None
     context: ssl.SSLContext | None = field(default=None, eq=False, repr=False)
+
+
+def _to_lower(value: Iterable[str]) -> tuple[str, ...]:
+    return tuple([text.lower() for text in to_texts(value)])
+
+
+def _to_names(value: Iterable[str]) -> frozenset[str]:
+    return frozenset(_to_lower(value))
+
+
+@frozen(kw_only=True)
+class AccessLog:
+    """What the access log says of a request. Each line goes to the logger ``proxyroutes.access``, level INFO.
+
+    Attributes:
+        request_headers: Names of received fields that are logged.
+        secret_parameters: Names of query parameters whose value is never logged.
+        secret_headers: Names of fields whose value is never logged, also where ``request_headers`` has them.
+        query: Whether the query is logged at all.
+    """
+
+    request_headers: tuple[str, ...] = field(
+        default=("user-agent", "referer"),
+        converter=_to_lower,
+    )
+    secret_parameters: frozenset[str] = field(
+        default=(
+            "access_token",
+            "api-key",
+            "api_key",
+            "apikey",
+            "auth",
+            "awsaccesskeyid",
+            "client_secret",
+            "code",
+            "id_token",
+            "jwt",
+            "key",
+            "passwd",
+            "password",
+            "refresh_token",
+            "secret",
+            "sig",
+            "signature",
+            "state",
+            "token",
+            "x-amz-credential",
+            "x-amz-security-token",
+            "x-amz-signature",
+            "x-goog-signature",
+        ),
+        converter=_to_names,
+    )
+    secret_headers: frozenset[str] = field(
+        default=(
+            "authorization",
+            "cookie",
+            "proxy-authorization",
+            "set-cookie",
+            "x-api-key",
+            "x-auth-token",
+            "x-csrf-token",
+        ),
+        converter=_to_names,
+    )
+    query: bool = True
 
 
 _EXPECTED = frozenset(range(200, 400))

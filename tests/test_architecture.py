@@ -46,6 +46,8 @@ OUTSIDERS = {
     "uvloop": {"_operate", "testing", "__main__"},
     "typer": {"_operate", "__main__"},
     "rich": {"_operate", "__main__"},
+    "prometheus_client": {"_operate", "proxy"},
+    "opentelemetry": {"transports"},
 }
 
 MODULE_LINES = 400
@@ -227,7 +229,7 @@ def test_a_framework_is_imported_where_it_belongs(outsider):
 
 def test_an_extra_is_imported_when_it_is_used():
     """What only [standard] installs is never imported at the top of a module, but in the command line's own."""
-    extras = {"uvicorn", "uvloop", "typer", "rich"}
+    extras = {"uvicorn", "uvloop", "typer", "rich", "prometheus_client", "opentelemetry"}
     actual = {
         (module, name)
         for module, tree in TREES.items()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from attrs import frozen
 
 from proxyroutes._serve.exchange import Observer
@@ -20,4 +22,4 @@ class Defaults:
     forwarding: Forwarding
     via: bytes
     redirect_slashes: bool
-    observers: tuple[Observer, ...]
+    observers: Sequence[Observer]

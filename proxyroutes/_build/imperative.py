@@ -45,6 +45,10 @@ class UrlPools:
     def __len__(self) -> int:
         return len(self._pools)
 
+    def all(self) -> list[UpstreamPool]:
+        """Every pool that is kept."""
+        return list(self._pools.values())
+
     async def find(self, url: str) -> tuple[UpstreamPool, bytes]:
         """The pool of a URL's origin, and the URL's base path.
 
@@ -145,7 +149,7 @@ async def forward(
             head.fields.append((b"content-type", own[1]))
         state = pool.state()
         exchange = open_exchange(
-            plan, state, head.method.decode("ascii"), request.receive, timeouts
+            plan, state, head.method.decode("ascii"), request.receive, timeouts, scope
         )
         exchange.attach()
         content: Body | None

@@ -202,7 +202,7 @@ async def _run(
 def _answer(scope: Scope, plan: Plan, error: GatewayError, call: Call | None) -> Response:
     exchange = None if call is None else call.exchange
     if exchange is None:
-        record_refusal(plan, scope.get(_METHOD) or scope["method"], error)
+        record_refusal(plan, scope.get(_METHOD) or scope["method"], error, scope)
     else:
         fail(exchange, error)
     if has_handler(scope, error):

@@ -114,7 +114,9 @@ class Call:
         """Forward the request and give its response, body still to come."""
         plan = self.plan
         state = (await self.choose_pool()).state()
-        exchange = self.exchange = open_exchange(plan, state, self.scope["method"], self.receive)
+        exchange = self.exchange = open_exchange(
+            plan, state, self.scope["method"], self.receive, scope=self.scope
+        )
         exchange.attach()
         try:
             head = self.forwarded_head()

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from time import monotonic
 from typing import Any, Protocol
 
 from proxyroutes._state.lease import Lease
@@ -24,7 +25,7 @@ from proxyroutes.exceptions import (
     UpstreamTimeoutError,
 )
 from proxyroutes.settings import Timeouts
-from proxyroutes.typing import Attempt, Receive
+from proxyroutes.typing import Attempt, ExchangeRecord, Receive
 
 __all__ = ["ClientLeft", "Exchange", "Held", "Observer"]
 
@@ -51,37 +52,15 @@ class Held(Protocol):
         ...
 
 
-class Exchange:
+class Exchange(ExchangeRecord):
     """One client request with its response.
 
     Attributes:
-        route: The route's name.
-        method: The request's method.
-        pool: The pool's name, or None before one was chosen.
-        destination: The last destination's origin, or None.
-        status: The status that the client was answered with; 499 where it had left; None before.
-        error: Why it failed, or None.
-        attempts: Number of attempts.
-        started: Seconds on the loop's clock.
-        connected: Seconds on the loop's clock when the last attempt had a connection, or 0.0.
-        head: Seconds on the loop's clock when the head of the response was there, or 0.0.
-        ended: Seconds on the loop's clock, or 0.0 while it lasts.
         timeouts: The time-outs that hold for it.
-        request_bytes: Bytes of content received.
-        response_bytes: Bytes of content relayed.
         held: What it has until its end, such as its place in a pool.
         patience: Until when something is waited for, in seconds on the clock, and what ends it then; None for ever.
     """
 
-    # Class attributes are what an exchange begins with: most of it is never written for one that is fast and goes well.
-    pool: str | None = None
-    destination: str | None = None
-    status: int | None = None
-    error: GatewayError | None = None
-    attempts = 0
-    connected = head = ended = 0.0
-    request_bytes = response_bytes = 0
-    attempt: Attempt | None = None
     # What its last attempt holds, so that it can be cut where its destination is taken away.
     lease: Lease | None = None
     interruption: GatewayError | ClientLeft | None = None
@@ -111,7 +90,7 @@ class Exchange:
         receive: Receive,
         timeouts: Timeouts,
         sweeper: Sweeper,
-        observers: tuple[Observer, ...],
+        observers: Sequence[Observer],
     ) -> None:
         self.route = route
         self.method = method
@@ -119,15 +98,20 @@ class Exchange:
         self._observers = observers
         self.timeouts = timeouts
         self._sweeper = sweeper
-        self.loop = loop = sweeper.loop
-        self.started = loop.time()
+        self.loop = sweeper.loop
+        # Not the loop's clock: uvloop's has whole milliseconds.
+        self.started = monotonic()
         sweeper.add(self)
 
     def begin_attempt(self, destination: str) -> Attempt:
         """Enter a further attempt."""
         self.attempts += 1
         self.destination = destination
+        if self.attempt is not None:
+            self.earlier = (*self.earlier, self.attempt)
         self.attempt = attempt = Attempt()
+        attempt.route, attempt.number, attempt.destination = self.route, self.attempts, destination
+        attempt.began_at = monotonic()
         return attempt
 
     def follow(self, attempt: Attempt) -> None:
@@ -137,7 +121,7 @@ class Exchange:
 
     def mark_head(self) -> None:
         """The head of the response is there."""
-        self.head = self.loop.time()
+        self.head = monotonic()
 
     # Interruption.
 
@@ -166,6 +150,8 @@ class Exchange:
         """End the exchange for this reason; the first one counts."""
         if self.interruption is None:
             self.interruption = reason
+            if self.attempt is not None:
+                self.attempt.failure = reason
             if self._interruptible and self._task is not None:
                 self._interruptible = False
                 # Who interrupts from within the task itself raises the reason, and needs no cancellation.
@@ -224,7 +210,7 @@ class Exchange:
         elif attempt is not None:
             self._check_time(attempt, now)
         total = self.timeouts.total
-        if total is not None and self.loop.time() - self.started >= total:
+        if total is not None and monotonic() - self.started >= total:
             self.expired = True
             self._time_out(attempt, "total", total)
         if self.patience is not None and now >= self.patience[0]:
@@ -289,7 +275,7 @@ class Exchange:
         """Take the exchange out of the sweeper and hand its record to the observers; a second call does nothing."""
         if self.ended:
             return
-        self.ended = self.loop.time()
+        self.ended = monotonic()
         self._sweeper.discard(self)
         for one in self.held:
             one.release(self)

@@ -53,7 +53,7 @@ async def serve_http(plan: Plan, found: Found, scope: Scope, receive: Receive, s
             f"route {plan.name!r} chooses its pool per request: it cannot be served the short way"
         )
     state = pool.state()
-    exchange = open_exchange(plan, state, scope["method"], receive)
+    exchange = open_exchange(plan, state, scope["method"], receive, scope=scope)
     exchange.attach()
     try:
         received = read_request(scope, plan, found)
@@ -81,7 +81,12 @@ async def serve_http(plan: Plan, found: Found, scope: Scope, receive: Receive, s
 
 
 def open_exchange(
-    plan: Plan, state: PoolState, method: str, receive: Receive, timeouts: Timeouts | None = None
+    plan: Plan,
+    state: PoolState,
+    method: str,
+    receive: Receive,
+    timeouts: Timeouts | None = None,
+    scope: Scope | None = None,
 ) -> Exchange:
     """Begin the record of an exchange."""
     exchange = Exchange(
@@ -93,6 +98,7 @@ def open_exchange(
         plan.observers,
     )
     exchange.pool = state.name
+    exchange.scope = scope
     return exchange
 
 
@@ -115,11 +121,14 @@ async def _no_receive() -> Message:
     return {"type": "http.disconnect"}
 
 
-def record_refusal(plan: Plan, method: str, error: GatewayError) -> None:
+def record_refusal(
+    plan: Plan, method: str, error: GatewayError, scope: Scope | None = None
+) -> None:
     """Record a request that was refused before anything was asked of an upstream."""
     sweeper = plan.monitor.state().sweeper
     exchange = Exchange(plan.name, method, _no_receive, plan.timeouts, sweeper, plan.observers)
     exchange.pool = None if plan.pool is None else plan.pool.name
+    exchange.scope = scope
     fail(exchange, error)
     exchange.end()
 

@@ -5,7 +5,7 @@ Nothing is decided here; ``_build`` fills a plan, ``_serve`` reads it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
@@ -99,7 +99,7 @@ class Plan:
         pool_timeouts: Whether the pool's time-outs, where it has some, come before ``timeouts``.
         max_body_bytes: Bytes of content allowed, None for no limit.
         map_location: Whether ``Location`` is mapped back.
-        observers: Called once with each ended exchange.
+        observers: Called once with each ended exchange; the proxy's own list, which may still grow.
         speaks: Whether the stub must be called.
         plain: Whether the stub neither says nor asks anything.
         steps: What the route adds to the plain way, or None.
@@ -124,7 +124,7 @@ class Plan:
     pool_timeouts: bool
     max_body_bytes: int | None
     map_location: bool
-    observers: tuple[Observer, ...]
+    observers: Sequence[Observer]
     speaks: bool
     plain: bool
     allow: Field = (b"allow", b"")

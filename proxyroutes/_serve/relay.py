@@ -7,6 +7,7 @@ never looks complete (RFC 9112 §8).
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 
 from proxyroutes._serve.exchange import ClientLeft, Exchange
 from proxyroutes._serve.fields import filter_response, has_bad_name, has_bad_value
@@ -112,6 +113,7 @@ class Answer:
         try:
             exchange.enter()
             started = True
+            exchange.relayed = monotonic()
             await send(
                 {"type": "http.response.start", "status": self.status, "headers": self.fields}
             )
@@ -125,6 +127,7 @@ class Answer:
                 await send({"type": "http.response.body", "body": content, "more_body": False})
             else:
                 await self._stream(send)
+            exchange.whole = True
         except asyncio.CancelledError as error:
             reason = exchange.settle()
             if reason is None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from attrs import frozen
+from typing_extensions import override
 
 from proxyroutes._serve.exchange import ClientLeft, Exchange
 from proxyroutes._serve.failures import problem
@@ -35,7 +36,7 @@ from proxyroutes.settings import Timeouts
 from proxyroutes.transports._websocket_connection import LOST, Ending, WebSocketConnection
 from proxyroutes.transports._websocket_tunnel import Tunnel, client_close, upstream_close
 from proxyroutes.transports.websocket import Dialler, SessionSettings
-from proxyroutes.typing import Fields, ForwardedHead, Message, Receive, Scope, Send
+from proxyroutes.typing import BoundTransport, Fields, ForwardedHead, Message, Receive, Scope, Send
 
 __all__ = ["SessionPlan", "SessionRecord", "SessionSide", "deny"]
 
@@ -67,6 +68,15 @@ class SessionRecord(Exchange):
     ending: Ending | None = None
     subprotocol: str | None = None
 
+    @property
+    @override
+    def cause(self) -> str | None:
+        """As of an exchange; a client that vanished from an open session has left, too."""
+        ending = self.ending
+        if ending is not None and ending.side is Side.CLIENT and ending.code == LOST:
+            return "client-left"
+        return super().cause
+
     def dialled_with(self, timeouts: Timeouts) -> None:
         """The pool is known now, and with it the time-outs of the handshake."""
         self.timeouts = timeouts
@@ -82,7 +92,7 @@ class _Dialling:
 
     retry = None
 
-    def __init__(self, state: PoolState, dialler: Dialler) -> None:
+    def __init__(self, state: PoolState, dialler: BoundTransport) -> None:
         self._state = state
         self.transport = dialler
 
@@ -201,6 +211,7 @@ class SessionSide:
             plan.name, "GET", self._receive, plan.timeouts, sweeper, plan.observers
         )
         record.pool = None if plan.pool is None else plan.pool.name
+        record.scope = self.scope
         record.attach()
         return record
 
@@ -223,7 +234,10 @@ class SessionSide:
         record.pool = state.name
         timeouts = timeouts_of(plan, state)
         record.dialled_with(timeouts)
-        dialler = Dialler(state.websockets, plan.settings, self._subprotocols)
+        dialler: Any = Dialler(state.websockets, plan.settings, self._subprotocols)
+        if state.telemetry is not None:
+            # A session's span is that of its handshake.
+            dialler = state.telemetry.wrap(dialler, to_the_end=False)
         record.body = self
         try:
             dialling = cast("PoolState", _Dialling(state, dialler))
@@ -259,6 +273,7 @@ class SessionSide:
         record.status = answer.status
         if answer.status != 101:
             await deny(self.scope, self._send, answer.status, fields, connection.body)
+            record.whole = True
             return
         record.subprotocol = connection.subprotocol
         accept = {
@@ -292,6 +307,7 @@ class SessionSide:
                 self.plan.monitor.state().sessions.discard(tunnel)
                 tunnel.end(otherwise)
                 record.ending = cast("Ending", tunnel.ending)
+                record.whole = not at_once
                 _note(record, record.ending)
                 await self._close(cast("Answer", answer), record.ending, at_once=at_once)
         finally:

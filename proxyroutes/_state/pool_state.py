@@ -26,6 +26,7 @@ from proxyroutes.policies.outliers import OutlierDetection
 from proxyroutes.policies.retries import Retry
 from proxyroutes.policies.slow_start import SlowStart
 from proxyroutes.settings import TLS, Check, Destination, Timeouts
+from proxyroutes.transports._telemetry import Telemetry
 from proxyroutes.transports.websocket import BoundSessions
 from proxyroutes.typing import Balancer, BoundTransport, ForwardedHead, HealthEvent, Transport
 
@@ -41,6 +42,7 @@ class PoolState:
     Attributes:
         available: The snapshot that a request reads once: every destination that may be asked now.
         in_flight: Leases that are out.
+        telemetry: What its attempts are told to, or None.
         leases: Leases that were given.
         retry: When a request is tried again, where its route does not say it.
         rules: Places, circuit and affinity; None for a pool that has none of them.
@@ -72,6 +74,7 @@ class PoolState:
     callbacks: Callbacks = field(init=False)
     budgets: Budgets = field(init=False)
     in_flight: int = 0
+    telemetry: Telemetry | None = None
     leases: int = 0
     _watched: dict[Watch, list[DestinationState]] = field(factory=dict)
     _panics: bool = False

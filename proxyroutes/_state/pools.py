@@ -34,6 +34,7 @@ from proxyroutes.settings import (
     Timeouts,
     to_health_check,
 )
+from proxyroutes.transports._telemetry import find_telemetry
 from proxyroutes.transports.asgi import BoundASGI
 from proxyroutes.transports.http1 import Http1Transport
 from proxyroutes.transports.websocket import BoundSessions, BoundWebSockets
@@ -188,13 +189,15 @@ class UpstreamPool:
             sockets = transport.bind_sessions()
         else:
             sockets = BoundWebSockets(loop, self.tls)
+        telemetry = find_telemetry(self.name)
         state = PoolState(
             name=self.name,
             loop=loop,
             monitor=monitor,
             destinations=tuple(DestinationState.of(recipe) for recipe in self.destinations),
             balancer=self.balancing.bind(clock=monitor.clock, random=monitor.random),
-            transport=transport,
+            transport=transport if telemetry is None else telemetry.wrap(transport),
+            telemetry=telemetry,
             websockets=sockets,
             timeouts=self.timeouts,
             checked_as=(self.transport, self.tls),
@@ -447,6 +450,10 @@ class UpstreamPool:
             RuntimeError: Outside of a running loop.
         """
         return self.state().status()
+
+    def states(self) -> list[PoolState]:
+        """The states that are open, on every loop; none is opened by asking."""
+        return self._states.all()
 
     async def first_round(self) -> None:
         """Wait until each destination that is probed has its first result on the running loop."""

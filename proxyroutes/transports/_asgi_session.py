@@ -11,6 +11,7 @@ import logging
 import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from time import monotonic
 from typing import Any
 
 from proxyroutes.exceptions import Side, Stage, UpstreamConnectError, UpstreamProtocolError
@@ -423,7 +424,7 @@ class BoundASGISessions:
         if self._closed:
             raise UpstreamConnectError("the pool is closed")
         attempt.connected = True
-        attempt.connected_at = asyncio.get_running_loop().time()
+        attempt.connected_at = monotonic()
         session = ASGISession(settings, subprotocols, self._forget)
         self._sessions.add(session)
         try:

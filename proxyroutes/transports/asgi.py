@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
+from time import monotonic
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -179,7 +180,7 @@ class BoundASGI:
     def _start(self, exchange: _Exchange, scope: Scope) -> None:
         attempt = exchange.attempt
         attempt.connected = attempt.sent = True
-        attempt.connected_at = asyncio.get_running_loop().time()
+        attempt.connected_at = monotonic()
         attempt.enter(Stage.RESPONSE_HEAD)
         name = f"proxyroutes: asgi {scope['method']} {scope['path']}"
         exchange.task = asyncio.create_task(self._run(exchange, scope), name=name)

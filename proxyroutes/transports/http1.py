@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from time import monotonic
 
 from attrs import frozen
 
@@ -151,7 +152,7 @@ class BoundHttp1Transport:
             if connection is None:
                 opening = pool.acquire_fresh(attempt) if fresh else pool.acquire(attempt)
                 connection = await opening
-                attempt.connected_at = self._loop.time()
+                attempt.connected_at = monotonic()
             else:
                 attempt.reused = True
             attempt.connected = True

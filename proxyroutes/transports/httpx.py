@@ -14,6 +14,7 @@ import ssl
 from collections.abc import AsyncIterator, Mapping
 from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from time import monotonic
 from types import ModuleType
 from typing import Any, NamedTuple, Self, cast
 
@@ -279,7 +280,7 @@ class _Trace:
         # CONNECT, which opens a tunnel through a proxy, is told of too.
         elif name == "send_request_headers.started" and details["request"].method == self.method:
             attempt.connected = True
-            attempt.connected_at = asyncio.get_running_loop().time()
+            attempt.connected_at = monotonic()
             attempt.reused = not self.connecting
             # Before the write: one that fails may have sent a part.
             attempt.sent = True

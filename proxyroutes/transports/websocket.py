@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Sequence
+from time import monotonic
 from typing import Any, Protocol
 
 from attrs import frozen
@@ -136,7 +137,7 @@ class BoundWebSockets:
         raw = encode_handshake(head, engine, subprotocols, destination)
         connection = await self._open(engine, destination, settings)
         attempt.connected = True
-        attempt.connected_at = self._loop.time()
+        attempt.connected_at = monotonic()
         try:
             await connection.open(raw, attempt)
         except BaseException:

@@ -58,7 +58,12 @@ async def assert_nobody_is_blamed(gateway, caplog):
     """The record says that the client had left, and nothing was logged of it."""
     record = await gateway.wait_for_record()
 
-    assert (499, None) == (record.status, record.error)
+    assert (499, None, "client-left", 1) == (
+        record.status,
+        record.error,
+        record.cause,
+        len(gateway.records),
+    )
     assert [] == [one.getMessage() for one in caplog.records if one.levelno > logging.INFO]
 
 

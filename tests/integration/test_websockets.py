@@ -114,7 +114,12 @@ async def test_an_upstreams_refusal_reaches_the_client(ws, lane, status):
         values_of(client.head, b"set-cookie"),
         value_of(client.head, b"sec-websocket-version"),
     )
-    assert (status, None, None) == (record.status, record.error, record.ending)
+    assert (status, None, None, None) == (
+        record.status,
+        record.error,
+        record.ending,
+        record.cause,
+    )
 
 
 @pytest.mark.requirement("W-02")
@@ -169,6 +174,21 @@ async def test_a_silent_upstream_is_a_504(ws, lane):
             upstream.leave()
 
     assert (504, None) == (client.status, gone)
+
+
+@pytest.mark.requirement("W-03")
+async def test_a_pools_time_outs_hold_for_its_handshakes():
+    """Where the route says none."""
+    async with SessionOrigin(lambda head: b"") as origin:
+        pool = {"timeouts": Timeouts(first_byte=0.1)}
+        async with open_sessions(origin.url, pool=pool) as gateway:
+            client = await gateway.dial()
+            upstream = await origin.session()
+            await upstream.read()
+            upstream.leave()
+            record = await gateway.record()
+
+    assert (504, "upstream-timeout") == (client.status, record.cause)
 
 
 @pytest.mark.requirement("W-03")
@@ -565,7 +585,7 @@ async def test_an_upstreams_close_reaches_the_client(ws, lane, origin, code):
         got,
         (answer.opcode, answer.code),
         (record.ending.side.value, record.ending.code),
-        record.error,
+        record.cause,
     )
 
 
@@ -593,7 +613,12 @@ async def test_a_client_that_vanishes_closes_the_upstream(ws, lane, origin):
         got = await upstream.closed()
         record = await gateway.record()
 
-    assert ((1001, ""), None, "client") == (got, record.error, record.ending.side.value)
+    assert ((1001, ""), None, "client", "client-left") == (
+        got,
+        record.error,
+        record.ending.side.value,
+        record.cause,
+    )
 
 
 @pytest.mark.requirement("W-14")
@@ -606,9 +631,13 @@ async def test_an_upstream_that_vanishes_closes_the_client(ws, lane, origin, how
         got = await client.closed()
         record = await gateway.record()
 
-    assert ((1011, "the upstream's connection was lost"), "RelayInterruptedError", "session") == (
+    assert (
+        (1011, "the upstream's connection was lost"),
+        "relay-interrupted",
+        "session",
+    ) == (
         got,
-        type(record.error).__name__,
+        record.cause,
         record.error.stage.value,
     )
 
@@ -628,7 +657,7 @@ async def test_a_client_that_leaves_while_the_upstream_is_dialled_cancels_it(ws)
             upstream.leave()
             record = await gateway.record()
 
-    assert (None, 499, None) == (gone, record.status, record.error)
+    assert (None, 499, "client-left") == (gone, record.status, record.cause)
 
 
 @pytest.mark.requirement("W-22")

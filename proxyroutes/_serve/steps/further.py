@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from time import monotonic
 
 from typing_extensions import override
 
@@ -68,7 +69,8 @@ def end_attempt(
         ClientLeft: If the client left.
         BaseException: What is neither the upstream's nor the client's doing.
     """
-    failure = exchange.reason(error)
+    attempt.failure = failure = exchange.reason(error)
+    attempt.failed_at = monotonic()
     cause = error if failure is not error else error.__cause__
     if isinstance(failure, GatewayError):
         lease.failed = failure.side is Side.UPSTREAM
@@ -317,7 +319,7 @@ class Further:
         left = (
             None
             if total is None
-            else total - (self._exchange.loop.time() - self._exchange.started)
+            else total - (monotonic() - self._exchange.started)
         )
         return seconds <= backoff.max_retry_after and (left is None or seconds < left)
 

@@ -1,0 +1,362 @@
+"""``explain``: the way of a request up to the point where it would be sent.
+
+The verdicts are those of the engine itself: the same index matches, the same guard refuses, the same rules compose the
+head. Only the words for why a route lost are made here. The balancer is asked as a copy, so that its turns stay where
+they are.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, cast
+from urllib.parse import unquote_to_bytes
+
+from attrs import evolve, fields, frozen
+
+from proxyroutes._build.compile import Compiled
+from proxyroutes._build.inclusions import Inclusion, match_prefix
+from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
+from proxyroutes._declare.templates import parse_template
+from proxyroutes._operate.explanation import (
+    CandidateView,
+    Explanation,
+    ForwardedView,
+    RivalView,
+)
+from proxyroutes._serve.head import make_head, read_request
+from proxyroutes._serve.http import timeouts_of
+from proxyroutes._serve.match import (
+    Found,
+    RouteIndex,
+    path_parameters,
+    redirect_location,
+    route_start,
+    split_path,
+)
+from proxyroutes._serve.plan import Plan
+from proxyroutes._serve.steps.forwarded import ForwardedRequest
+from proxyroutes._state.clock import SystemClock
+from proxyroutes._state.destinations import DestinationState
+from proxyroutes._state.pools import UpstreamPool
+from proxyroutes.exceptions import BuildError, ClientRequestError, NoDestinationError
+from proxyroutes.settings import Timeouts
+from proxyroutes.typing import ForwardedHead, Scope
+
+__all__ = ["HeaderValues", "explain", "explain_scope", "make_scope"]
+
+HeaderValues = Mapping[str, str] | Iterable[tuple[str, str]]
+
+_PROVIDED = "proxyroutes."
+
+
+def explain(compiled: Compiled, method: str, url: str, headers: HeaderValues) -> Explanation:
+    """Say what a compiled proxy would do with a request, were its router included without a prefix.
+
+    Raises:
+        BuildError: If a declaration is wrong.
+    """
+    if compiled.problems:
+        raise BuildError("the gateway cannot be built", compiled.problems)
+    return explain_scope(compiled, make_scope(method, url, headers), url)
+
+
+def make_scope(method: str, url: str, headers: HeaderValues) -> Scope:
+    """The scope of a request as a server would give it.
+
+    Args:
+        method: Its method.
+        url: A path with its query, or a whole URL; ``ws`` and ``wss`` ask for a session.
+        headers: Its fields; ``Host`` is the URL's where they have none.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        scheme, rest = "http", url
+        authority, path = "localhost", url
+    else:
+        authority, slash, path = rest.partition("/")
+        path = slash + path or "/"
+    raw_path, _, query = path.partition("?")
+    pairs = list(headers.items()) if isinstance(headers, Mapping) else list(headers)
+    lines = [
+        (name.lower().encode("latin-1"), value.strip().encode("latin-1")) for name, value in pairs
+    ]
+    if not any(name == b"host" for name, _ in lines):
+        lines.insert(0, (b"host", authority.encode("latin-1")))
+    session = scheme in {"ws", "wss"}
+    return {
+        "type": "websocket" if session else "http",
+        "method": method,
+        "scheme": {"ws": "http", "wss": "https"}.get(scheme, scheme),
+        "http_version": "1.1",
+        "path": unquote_to_bytes(raw_path).decode("utf-8", "replace"),
+        "raw_path": raw_path.encode("utf-8"),
+        "query_string": query.encode("utf-8"),
+        "headers": lines,
+        "client": ("127.0.0.1", 0),
+        "root_path": "",
+    }
+
+
+@frozen
+class _Declared:
+    """One declared route of either kind."""
+
+    spec: RouteSpec | WebSocketSpec
+    plan: Plan
+
+
+def explain_scope(
+    compiled: Compiled,
+    scope: Scope,
+    url: str,
+    *,
+    prefix: str = "",
+    dependencies: Sequence[str] = (),
+) -> Explanation:
+    """Say what a compiled proxy would do with a request.
+
+    Args:
+        compiled: The proxy.
+        scope: The request.
+        url: As it was given.
+        prefix: The prefix of the router and its inclusions.
+        dependencies: Names of what FastAPI solves first, if that is known better than from the declaration.
+    """
+    session = scope["type"] == "websocket"
+    declared: list[_Declared]
+    if session:
+        declared = [_Declared(one.spec, one.plan) for one in compiled.websockets]
+    else:
+        declared = [_Declared(spec, plan) for spec, plan, _ in compiled.routes]
+    index = compiled.sessions if session else compiled.index
+    found = Inclusion(None, 0, prefix, index, known=False).locate(scope)
+    winner = None if found is None else found.plan
+    blank = Explanation(
+        method=scope["method"],
+        url=url,
+        rivals=tuple(_rivals(declared, winner, found, scope, prefix)),
+    )
+    if found is None:
+        return evolve(blank, status=404, answer="no route has this path")
+    chosen = next(one for one in declared if one.plan is found.plan)
+    named = evolve(
+        blank,
+        route=found.plan.name,
+        path=prefix + found.plan.template,
+        location=chosen.spec.facts.location,
+        notes=tuple(_notes(chosen, dependencies)),
+    )
+    return _explain_found(named, found, scope)
+
+
+# Matching.
+
+
+def _rivals(
+    declared: Sequence[_Declared],
+    winner: Plan | None,
+    found: Found | None,
+    scope: Scope,
+    prefix: str,
+) -> Iterator[RivalView]:
+    for one in declared:
+        plan = one.plan
+        if plan is winner:
+            continue
+        alone = Inclusion(
+            None, 0, prefix, RouteIndex([plan], redirect_slashes=False), known=False
+        ).locate(scope)
+        if alone is None:
+            reason = _why_not_its_path(plan, scope, prefix)
+        elif not alone.method_allowed:
+            reason = f"does not serve {scope['method']}"
+        elif winner is not None and found is not None and found.full:
+            reason = f"fits too, but {winner.name} was declared first"
+        else:
+            reason = "fits"
+        methods = None if plan.methods is None else tuple(sorted(plan.methods))
+        yield RivalView(
+            route=plan.name, path=prefix + plan.template, methods=methods, reason=reason
+        )
+
+
+def _why_not_its_path(plan: Plan, scope: Scope, prefix: str) -> str:
+    """Words for what the index has found; it alone decides."""
+    parts = split_path(scope["raw_path"])
+    root_path = scope.get("root_path", "")
+    start = route_start(parts, root_path) if root_path else 0
+    if prefix:
+        segments = parse_template(prefix).segments
+        if match_prefix(parts, start, segments) is None:
+            return f"the path is not below {prefix}"
+        start += len(segments)
+    own = [unquote_to_bytes(part).decode("utf-8", "replace") for part in parts[start:]]
+    captures = {capture.position: capture for capture in plan.captures}
+    for position, literal in enumerate(plan.literals):
+        capture = captures.get(position)
+        if capture is not None and capture.rest:
+            break
+        if position >= len(own):
+            return f"the path ends after {len(own)} of its {len(plan.literals)} segments"
+        text = own[position]
+        if literal is not None and text.encode() != literal:
+            wanted = literal.decode("utf-8", "replace")
+            return f"segment {position + 1} is {text!r}, not {wanted!r}"
+        if capture is not None and (not text or (capture.takes and not capture.takes(text))):
+            return f"segment {position + 1} is {text!r}, which <{capture.name}> does not take"
+    else:
+        return f"the path has {len(own)} segments, not {len(plan.literals)}"
+    return "the path does not fit"
+
+
+# What is found.
+
+
+def _explain_found(base: Explanation, found: Found, scope: Scope) -> Explanation:
+    plan = found.plan
+    try:
+        received = read_request(scope, plan, found)
+        if found.redirect:
+            location = redirect_location(scope["raw_path"], scope["query_string"])
+            return evolve(base, status=307, answer=f"to {location.decode('latin-1')}")
+        if not found.method_allowed:
+            allowed = plan.allow[1].decode("ascii")
+            return evolve(base, status=405, answer=f"the route serves {allowed} only")
+        head = make_head(scope, plan, found, received)
+    except ClientRequestError as error:
+        return evolve(base, status=error.status_code, answer=error.detail)
+    pool, note = (plan.pool, None) if plan.pool is not None else _choose(plan, found, scope, head)
+    notes = base.notes if note is None else (*base.notes, note)
+    if pool is None:
+        forwarded = _view(head, None)
+        return evolve(
+            base, notes=notes, forwarded=forwarded, timeouts=_timeouts(plan.timeouts), answer=note
+        )
+    return _explain_pool(evolve(base, notes=notes), plan, pool, head)
+
+
+def _choose(
+    plan: Plan, found: Found, scope: Scope, head: ForwardedHead
+) -> tuple[UpstreamPool | None, str | None]:
+    """Ask the callable behind ``upstream=``, which is not run further than it comes without waiting."""
+    host = next((value for name, value in scope["headers"] if name == b"host"), b"")
+    request = ForwardedRequest(
+        head,
+        route=plan.name,
+        client=scope["client"],
+        scheme=scope["scheme"],
+        path_params=path_parameters(found),
+        received_host=host.decode("latin-1"),
+    )
+    coroutine = cast("Any", plan.choose)(request)
+    try:
+        coroutine.send(None)
+    except StopIteration as chosen:
+        return chosen.value, "the pool was chosen for this request by the callable of upstream="
+    except Exception as error:  # noqa: BLE001 - what a user's callable raises is what the reader has to know.
+        return None, f"the callable of upstream= raised {error!r}"
+    coroutine.close()
+    return None, "the callable of upstream= waits for something: only the request itself will tell"
+
+
+def _explain_pool(
+    base: Explanation, plan: Plan, pool: UpstreamPool, head: ForwardedHead
+) -> Explanation:
+    state = next(iter(pool.states()), None)
+    notes = base.notes
+    if state is None:
+        notes = (*notes, "the pool is not running here: nothing is known of its health and load")
+        destinations = tuple(map(DestinationState.of, pool.destinations))
+        level = min(one.recipe.priority for one in destinations)
+        available = tuple(one for one in destinations if one.recipe.priority == level)
+        balancer: Any = pool.balancing.bind(clock=SystemClock(), random=random.Random())  # noqa: S311 - it balances.
+        reasons = [
+            "not probed yet" if one in available else "a lower-numbered priority comes first"
+            for one in destinations
+        ]
+    else:
+        destinations, available = state.destinations, state.available
+        balancer = state.balancer
+        reasons = [one.reason for one in state.status()]
+    picked, doubt = _pick(balancer, destinations, available, head)
+    named = evolve(
+        base,
+        pool=pool.name,
+        balancing=repr(pool.balancing),
+        candidates=tuple(
+            CandidateView(
+                url=one.recipe.url, available=one in available, reason=reason, picked=one is picked
+            )
+            for one, reason in zip(destinations, reasons, strict=True)
+        ),
+        notes=notes if doubt is None else (*notes, doubt),
+    )
+    if not available:
+        error = NoDestinationError("")
+        return evolve(named, status=error.status_code, answer="no destination is available")
+    timeouts = (pool.timeouts if plan.pool_timeouts else None) or plan.timeouts
+    return evolve(
+        named,
+        forwarded=_view(head, picked),
+        timeouts=_timeouts(timeouts if state is None else timeouts_of(plan, state)),
+        retry=_retry(destinations),
+    )
+
+
+def _pick(
+    balancer: Any,
+    destinations: Sequence[DestinationState],
+    available: Sequence[DestinationState],
+    head: ForwardedHead,
+) -> tuple[DestinationState | None, str | None]:
+    """Which one would be asked, by a copy of the balancer; and what is doubtful about that."""
+    if len(available) < 2:
+        return next(iter(available), None), None
+    # The destinations themselves and the snapshot stay what they are: a balancer knows them by identity.
+    known = {id(one): one for one in (*destinations, available)}
+    try:
+        return copy.deepcopy(balancer, known).pick(available, head), None
+    except Exception as error:  # noqa: BLE001 - a policy of the user's own may hold what cannot be copied.
+        return None, f"which one is asked cannot be tried without an effect: {error!r}"
+
+
+def _view(head: ForwardedHead, picked: DestinationState | None) -> ForwardedView:
+    authority = b"(the destination's)" if picked is None else picked.authority
+    base_path = b"" if picked is None else picked.base_path
+    return ForwardedView(
+        method=head.method.decode("ascii"),
+        target=(base_path + head.target).decode("latin-1"),
+        host=(head.host or authority).decode("latin-1"),
+        fields=tuple(
+            (name.decode("latin-1"), value.decode("latin-1")) for name, value in head.fields
+        ),
+    )
+
+
+def _timeouts(timeouts: Timeouts) -> dict[str, float | None]:
+    return {one.name: getattr(timeouts, one.name) for one in fields(Timeouts)}
+
+
+def _retry(destinations: Sequence[DestinationState]) -> str:
+    if len(destinations) == 1:
+        return "none: the pool has one destination"
+    return (
+        f"while no connection is made, up to {len(destinations)} destinations, each once; "
+        "never after a byte was sent"
+    )
+
+
+def _notes(declared: _Declared, dependencies: Sequence[str]) -> Iterator[str]:
+    spec = declared.spec
+    names = list(dependencies) or [_name(one) for one in spec.dependencies]
+    if names:
+        yield f"solved first, and may answer instead: {', '.join(names)}"
+    if spec.facts.speaks:
+        yield f"the stub {spec.facts.name} is called first, and may answer instead"
+
+
+def _name(dependency: Any) -> str:
+    call = getattr(dependency, "dependency", None) or dependency
+    return str(getattr(call, "__name__", None) or type(call).__name__)

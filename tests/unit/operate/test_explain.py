@@ -1,0 +1,417 @@
+"""``proxy.explain``: what the engine would do, and why."""
+
+import json
+
+import pytest
+from fastapi import Depends
+
+from proxyroutes import Destination, Proxy, Timeouts, UpstreamPool
+from proxyroutes.exceptions import BuildError
+from proxyroutes.policies import RoundRobin
+
+URLS = ("http://10.0.0.7:8080/base", "http://10.0.0.8:8080")
+
+
+def make_pool(*destinations, **options):
+    """A pool that takes turns."""
+    return UpstreamPool("users", destinations or URLS, balancing=RoundRobin(), **options)
+
+
+def make_proxy(pool=None, **options):
+    """Three routes of which two overlap."""
+    proxy = Proxy(via="here", **options)
+    pool = pool or make_pool()
+
+    @proxy.get("/api/<int:number>", upstream=pool, rewrite="/v2/<number>")
+    async def one() -> None: ...
+
+    @proxy.route("/api/<path>", upstream=pool)
+    async def api() -> None: ...
+
+    @proxy.post("/orders/", upstream=pool)
+    async def orders() -> None: ...
+
+    return proxy
+
+
+def reasons(explanation):
+    """Why each of the other routes lost."""
+    return {one.route: one.reason for one in explanation.rivals}
+
+
+# The match.
+
+
+def test_the_first_declared_route_that_fits_serves_it():
+    """Its name, its template and its place are told."""
+    actual = make_proxy().explain("GET", "/api/7")
+
+    assert ("one", "/api/<int:number>", None) == (actual.route, actual.path, actual.status)
+    assert actual.location.startswith(__file__)
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "route", "expected"),
+    [
+        (
+            "GET",
+            "/api/7",
+            "one",
+            {
+                "api": "fits too, but one was declared first",
+                "orders": "segment 1 is 'api', not 'orders'",
+            },
+        ),
+        (
+            "DELETE",
+            "/api/7",
+            "api",
+            {"one": "does not serve DELETE", "orders": "segment 1 is 'api', not 'orders'"},
+        ),
+        (
+            "GET",
+            "/api/x",
+            "api",
+            {
+                "one": "segment 2 is 'x', which <number> does not take",
+                "orders": "segment 1 is 'api', not 'orders'",
+            },
+        ),
+        (
+            "GET",
+            "/api/7/8",
+            "api",
+            {
+                "one": "the path has 3 segments, not 2",
+                "orders": "segment 1 is 'api', not 'orders'",
+            },
+        ),
+        (
+            "GET",
+            "/orders",
+            None,
+            {
+                "one": "segment 1 is 'orders', not 'api'",
+                "api": "segment 1 is 'orders', not 'api'",
+                "orders": "the path ends after 1 of its 2 segments",
+            },
+        ),
+    ],
+    ids=["order", "method", "type", "length", "too short"],
+)
+def test_every_other_route_says_why_it_lost(method, url, route, expected):
+    """In words that name what was compared."""
+    actual = make_proxy().explain(method, url)
+
+    assert (route, expected) == (actual.route, reasons(actual))
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "status", "answer"),
+    [
+        ("GET", "/nothing", 404, "no route has this path"),
+        ("GET", "/orders/", 405, "the route serves POST only"),
+        ("POST", "/orders?a=b", 307, "to /orders/?a=b"),
+        ("GET", "/api/../etc", 400, "the path has a dot segment"),
+        ("GET", "/api/%2e%2e/etc", 400, "the path has a dot segment"),
+        ("GET", "/api/a b", 400, "the path has a byte or an escape that a target cannot have"),
+        ("TRACE", "/api/a", 405, "TRACE is not forwarded"),
+        ("GET", "nonsense", 404, "no route has this path"),
+    ],
+)
+def test_what_the_gateway_answers_by_itself_is_told(method, url, status, answer):
+    """With the reason, and nothing is forwarded."""
+    actual = make_proxy().explain(method, url)
+
+    assert (status, answer, None) == (actual.status, actual.answer, actual.forwarded)
+
+
+def test_a_websocket_has_routes_of_its_own():
+    """The scheme asks for them."""
+    proxy = make_proxy()
+
+    @proxy.websocket("/live/<path>", upstream=make_pool())
+    async def live() -> None: ...
+
+    actual = proxy.explain("GET", "ws://shop.example/live/a")
+
+    assert ("live", "/base/live/a", {}) == (
+        actual.route,
+        actual.forwarded.target,
+        reasons(actual),
+    )
+
+
+# The head.
+
+
+def test_the_head_is_the_one_that_would_be_sent():
+    """Rewritten, below the base path, hop-by-hop fields gone, our own added."""
+    actual = (
+        make_proxy()
+        .explain(
+            "GET",
+            "https://shop.example/api/7?a=b",
+            {"X-Forwarded-For": "6.6.6.6", "Connection": "x-gone", "X-Gone": "1", "X-Kept": "2"},
+        )
+        .forwarded
+    )
+
+    assert ("GET", "/base/v2/7?a=b", "10.0.0.7:8080") == (
+        actual.method,
+        actual.target,
+        actual.host,
+    )
+    assert {
+        ("x-kept", "2"),
+        ("via", "1.1 here"),
+        ("x-forwarded-for", "127.0.0.1"),
+        ("x-forwarded-host", "shop.example"),
+        ("x-forwarded-proto", "https"),
+        ("forwarded", 'for=127.0.0.1;host="shop.example";proto=https'),
+    } == set(actual.fields)
+
+
+def test_what_the_guard_refuses_is_refused():
+    """By the same rules, with the same status."""
+    actual = make_proxy().explain("GET", "/api/7", [("Host", "a"), ("Host", "b")])
+
+    assert 400 == actual.status
+
+
+def test_a_request_that_has_been_here_is_a_loop():
+    """Via tells."""
+    actual = make_proxy().explain("GET", "/api/7", {"Via": "1.1 here"})
+
+    assert 508 == actual.status
+
+
+# The pool.
+
+
+def test_a_pool_that_does_not_run_says_so():
+    """What it would begin with is shown."""
+    actual = make_proxy().explain("GET", "/api/7")
+
+    assert [(URLS[0], True, True), (URLS[1], True, False)] == [
+        (one.url, one.available, one.picked) for one in actual.candidates
+    ]
+    assert ("the pool is not running here: nothing is known of its health and load",) == (
+        actual.notes
+    )
+
+
+def test_a_lower_level_waits_while_a_pool_does_not_run():
+    """As it would at the start."""
+    pool = make_pool(Destination("http://a", priority=1), Destination("http://b"))
+    actual = make_proxy(pool).explain("GET", "/api/7")
+
+    assert [
+        ("http://a", False, "a lower-numbered priority comes first"),
+        ("http://b", True, "not probed yet"),
+    ] == [(one.url, one.available, one.reason) for one in actual.candidates]
+    assert "http://b" == actual.picked
+
+
+async def test_a_running_pool_is_shown_as_it_is():
+    """What is out is out, with the reason; the notes have nothing to excuse."""
+    pool = make_pool()
+    async with make_proxy(pool) as proxy:
+        state = pool.state()
+        state.available = state.destinations[1:]
+        actual = proxy.explain("GET", "/api/7")
+
+    assert (URLS[1], [False, True], ()) == (
+        actual.picked,
+        [one.available for one in actual.candidates],
+        actual.notes,
+    )
+    assert "10.0.0.8:8080" == actual.forwarded.host
+
+
+async def test_explaining_takes_nobodys_turn():
+    """The destination that is named is the one that is asked next, however often it was explained."""
+    pool = make_pool()
+    async with make_proxy(pool) as proxy:
+        named, leased = [], []
+        for _ in range(3):
+            named.append({proxy.explain("GET", "/api/7").picked for _ in range(3)})
+            lease = pool.state().lease(None)
+            leased.append({lease.destination.recipe.url})
+            lease.release()
+
+    assert leased == named
+    assert 2 == len({next(iter(one)) for one in leased})
+
+
+async def test_nothing_is_held_by_explaining():
+    """No lease, no exchange, no record."""
+    pool, records = make_pool(), []
+    async with make_proxy(pool, on_exchange=records.append) as proxy:
+        proxy.explain("GET", "/api/7")
+        state = pool.state()
+        actual = (state.in_flight, len(state.sweeper), records)
+
+    assert (0, 0, []) == actual
+
+
+async def test_with_nothing_available_the_answer_is_503():
+    """Every destination says why."""
+    pool = make_pool()
+    async with make_proxy(pool) as proxy:
+        pool.state().available = ()
+        actual = proxy.explain("GET", "/api/7")
+
+    assert (503, None, None) == (actual.status, actual.picked, actual.forwarded)
+
+
+class Uncopyable:
+    """A user's policy with a runtime that cannot be copied."""
+
+    def bind(self, *, clock, random):
+        """Make the balancer."""
+        return self
+
+    def pick(self, candidates, head, /):
+        """The first one."""
+        return candidates[0]
+
+    def __deepcopy__(self, memo):
+        raise TypeError("it has a lock")
+
+
+def test_a_policy_that_cannot_be_tried_is_not_tried():
+    """Its turn is worth more than the answer."""
+    pool = UpstreamPool("users", URLS, balancing=Uncopyable())
+    actual = make_proxy(pool).explain("GET", "/api/7")
+
+    assert (None, "(the destination's)") == (actual.picked, actual.forwarded.host)
+    assert "it has a lock" in actual.notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("pool", "route", "expected"),
+    [
+        (None, None, 60.0),
+        (Timeouts(first_byte=2.0), None, 2.0),
+        (Timeouts(first_byte=2.0), Timeouts(first_byte=3.0), 3.0),
+    ],
+    ids=["default", "pool", "route"],
+)
+def test_the_time_outs_are_those_that_hold(pool, route, expected):
+    """The first of route, pool and proxy that has some."""
+    proxy = Proxy()
+
+    @proxy.route("/<path>", upstream=make_pool(timeouts=pool), timeouts=route)
+    async def forwarded() -> None: ...
+
+    actual = proxy.explain("GET", "/").timeouts["first_byte"]
+
+    assert expected == actual
+
+
+# What only the request itself decides.
+
+
+def test_a_pool_that_is_chosen_per_request_is_chosen():
+    """The callable gets the request as it would be forwarded."""
+    proxy = Proxy()
+    seen = []
+
+    def choose(request):
+        seen.append((request.route, request.path, request.path_params))
+        return make_pool()
+
+    @proxy.route("/<path>", upstream=choose)
+    async def forwarded() -> None: ...
+
+    actual = proxy.explain("GET", "/a")
+
+    assert ("users", [("forwarded", "/a", {"path": "a"})]) == (actual.pool, seen)
+
+
+@pytest.mark.parametrize("kind", ["waits", "raises"])
+def test_a_choice_that_cannot_be_made_is_not_made(kind):
+    """The head is shown without a destination, and the reason is told."""
+    proxy = Proxy()
+
+    async def wait(request):
+        import asyncio
+
+        await asyncio.sleep(0)
+
+    def fail(request):
+        raise LookupError("no tenant")
+
+    @proxy.route("/<path>", upstream=wait if kind == "waits" else fail)
+    async def forwarded() -> None: ...
+
+    actual = proxy.explain("GET", "/a")
+
+    assert (None, "/a") == (actual.pool, actual.forwarded.target)
+    assert ("waits for something" if kind == "waits" else "no tenant") in actual.answer
+
+
+def test_what_runs_first_is_named_and_not_run():
+    """Dependencies and stubs that speak may answer instead."""
+    proxy = Proxy()
+
+    def login():
+        raise AssertionError("it was run")
+
+    @proxy.route("/<path>", upstream=make_pool(), dependencies=[Depends(login)])
+    async def speaks() -> None:
+        raise AssertionError("it was run")
+
+    actual = proxy.explain("GET", "/a").notes
+
+    assert (
+        "solved first, and may answer instead: login",
+        "the stub speaks is called first, and may answer instead",
+    ) == actual[:2]
+
+
+# As text and as JSON.
+
+
+def test_it_can_be_read():
+    """Each part of the way has its line."""
+    lines = str(make_proxy().explain("GET", "/api/7")).splitlines()
+    starts = [line[:13].strip() for line in lines if line[2:3].strip()]
+
+    assert [
+        "GET /api/7",
+        "route",
+        "pool",
+        "forwarded",
+        "time-outs",
+        "retry",
+        "not taken",
+        "notes",
+    ] == starts
+    assert "             -> http://10.0.0.7:8080/base  available: not probed yet" in lines
+
+
+def test_it_can_be_written_as_json():
+    """And read back, with everything in it."""
+    explanation = make_proxy().explain("GET", "/api/7")
+    actual = json.loads(json.dumps(explanation.to_dict()))
+
+    assert ("one", URLS[0], "/base/v2/7", 60.0) == (
+        actual["route"],
+        actual["picked"],
+        actual["forwarded"]["target"],
+        actual["timeouts"]["first_byte"],
+    )
+    assert set(actual) == {*(one for one in explanation.__slots__ if one[0] != "_"), "picked"}
+
+
+def test_a_gateway_that_cannot_be_built_cannot_be_explained():
+    """Its mistakes are told instead."""
+    proxy = Proxy()
+
+    @proxy.route("/<", upstream=make_pool())
+    async def wrong() -> None: ...
+
+    with pytest.raises(BuildError):
+        proxy.explain("GET", "/")
