@@ -31,7 +31,7 @@ from proxyroutes._build.sessions import (
     session_field_actions,
 )
 from proxyroutes._build.steps import read_steps
-from proxyroutes._build.upstreams import Chooser, resolve_upstream
+from proxyroutes._build.upstreams import Chooser, check_pool_names, resolve_upstream
 from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.templates import Segment, Template, parse_rewrite, parse_template
 from proxyroutes._serve.fields import field_actions, has_bad_name
@@ -116,6 +116,7 @@ def compile_specs(
         plan = _compile_route(order, spec, template, defaults, problems)
         if plan is not None and template is not None:
             routes.append((spec, plan, template))
+    check_pool_names(specs, problems)
     check_hidden(routes, problems.add)
     check_hidden_websockets([(one.spec, one.template) for one in websockets], problems.add)
     plans = [plan for _, plan, _ in routes]

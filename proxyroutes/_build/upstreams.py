@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,11 +12,11 @@ from proxyroutes._declare.groups import UNSET
 from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._state.monitor import HealthMonitor
 from proxyroutes._state.pools import UpstreamPool
-from proxyroutes.exceptions import DeclarationError
+from proxyroutes.exceptions import DeclarationError, PolicyError
 from proxyroutes.settings import Destination
 from proxyroutes.transports.asgi import ASGITransport
 
-__all__ = ["Chooser", "resolve_upstream"]
+__all__ = ["Chooser", "check_pool_names", "resolve_upstream"]
 
 Chooser = Callable[[Any], Awaitable[UpstreamPool]]
 
@@ -33,6 +33,20 @@ def resolve_upstream(
     if isinstance(resolved, UpstreamPool):
         resolved.adopt(monitor)
     return resolved
+
+
+def check_pool_names(specs: Iterable[RouteSpec | WebSocketSpec], problems: Problems) -> None:
+    """Two pools of one name could not be told apart in logs, metrics and events; those without a name are left alone."""
+    known: dict[str, UpstreamPool] = {}
+    for spec in specs:
+        pool = spec.upstream
+        if isinstance(pool, UpstreamPool) and known.setdefault(pool.name, pool) is not pool:
+            problems.add(
+                PolicyError(
+                    f"another pool is named {pool.name!r} already: use that one, or another name"
+                ),
+                spec.facts.location,
+            )
 
 
 def _to_pool(upstream: Any, spec: RouteSpec | WebSocketSpec) -> UpstreamPool | Chooser:

@@ -316,11 +316,7 @@ class Further:
         """Whether ``Retry-After`` can be waited for, within the total time too."""
         backoff = (self._retry and self._retry.backoff) or _AT_ONCE
         total = self._exchange.timeouts.total
-        left = (
-            None
-            if total is None
-            else total - (monotonic() - self._exchange.started)
-        )
+        left = None if total is None else total - (monotonic() - self._exchange.started)
         return seconds <= backoff.max_retry_after and (left is None or seconds < left)
 
     async def _pause(self, seconds: float) -> None:

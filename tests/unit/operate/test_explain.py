@@ -130,7 +130,7 @@ def test_a_websocket_has_routes_of_its_own():
     """The scheme asks for them."""
     proxy = make_proxy()
 
-    @proxy.websocket("/live/<path>", upstream=make_pool())
+    @proxy.websocket("/live/<path>", upstream=UpstreamPool("live", URLS, balancing=RoundRobin()))
     async def live() -> None: ...
 
     actual = proxy.explain("GET", "ws://shop.example/live/a")
