@@ -168,6 +168,8 @@ class Further:
         exchange = self._exchange
         exchange.lease = lease
         attempt = exchange.begin_attempt(lease.destination.origin)
+        # What was waited before it is none of its time.
+        exchange.follow(attempt)
         attempt.may_repeat = not self._repeated
         body = begin_again(self._body)
         try:

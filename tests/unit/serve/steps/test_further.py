@@ -381,6 +381,33 @@ async def test_retry_after_is_waited_for(form):
     assert 200 == server.status
 
 
+async def test_a_wait_is_none_of_the_next_attempts_time():
+    """It has all of its own, however long the wait was."""
+    hanging = asyncio.Event()
+
+    async def connect(body, attempt):
+        await hanging.wait()
+        return Response(200)
+
+    busy = Response(503, [(b"retry-after", b"8")], b"busy", complete=True)
+    route = retrying(
+        busy, connect, destinations=1, retry={"on": [503]}, timeouts=Timeouts(connect=2.0)
+    )
+    server, task = await waiting(route)
+    (exchange,) = route.state.sweeper._entries
+    for _ in range(8):
+        await route.clock.advance(1.0)
+        exchange.tick(route.clock.monotonic())
+    assert 2 == len(route.transport.asked)
+    exchange.tick(route.clock.monotonic())
+    await route.clock.advance(1.0)
+    exchange.tick(route.clock.monotonic())
+    hanging.set()
+    await task
+
+    assert 200 == server.status
+
+
 @pytest.mark.parametrize(
     ("value", "keywords"),
     [
