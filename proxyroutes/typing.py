@@ -92,6 +92,7 @@ class ForwardedHead:
         host: The value of ``Host``, or None for the destination's authority.
         content_length: Bytes of the body; None where there is no body or its length is unknown.
         secure: Whether the client speaks TLS with the gateway.
+        received: The field lines before rules have edited them, for affinity; None where nothing was edited.
     """
 
     method: bytes
@@ -100,6 +101,7 @@ class ForwardedHead:
     host: bytes | None
     content_length: int | None
     secure: bool = False
+    received: Fields | None = None
 
 
 @frozen(kw_only=True)

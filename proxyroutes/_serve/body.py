@@ -39,7 +39,14 @@ def check_length(content_length: int | None, limit: int | None) -> None:
 
 
 class ReceivedBody:
-    """The client's content, read as the upstream takes it."""
+    """The client's content, read as the upstream takes it.
+
+    Attributes:
+        content_length: Bytes, or None where the length is unknown.
+        resumable: A read that is cancelled takes nothing away: the next one gives what it would have given.
+    """
+
+    resumable = True
 
     __slots__ = (
         "_ended",

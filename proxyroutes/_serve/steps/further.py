@@ -13,7 +13,6 @@ from time import monotonic
 
 from typing_extensions import override
 
-from proxyroutes._serve.body import BufferedBody
 from proxyroutes._serve.exchange import Exchange
 from proxyroutes._serve.match import Found
 from proxyroutes._serve.plan import Plan, Steps
@@ -23,6 +22,7 @@ from proxyroutes._serve.steps.hedge import Race, may_hedge
 from proxyroutes._serve.steps.replay import (
     KeptResponse,
     ReplayedBody,
+    Rewindable,
     begin_again,
     keep,
     may_repeat,
@@ -308,9 +308,9 @@ class Further:
             return False
         body = self._body
         if isinstance(body, ReplayedBody):
-            if body.lost:
+            if not body.replayable:
                 return False
-        elif consumed and body is not None and not isinstance(body, BufferedBody):
+        elif consumed and body is not None and not isinstance(body, Rewindable):
             return False
         return self._state.budgets.spend(retry.budget, self._state.leases)
 
