@@ -6,7 +6,9 @@ import pytest
 
 from proxyroutes._serve.body import BufferedBody, IteratedBody, ReceivedBody
 from proxyroutes._serve.steps.replay import ReplayedBody, begin_again, keep, replayed
+from proxyroutes._serve.steps.streams import FilteredBody, Stream
 from proxyroutes.exceptions import UpstreamProtocolError
+from proxyroutes.filters import StreamFacts, by_chunk
 from proxyroutes.policies import Retry
 from proxyroutes.typing import ForwardedHead
 from tests.unit.serve.scripted import Response, Server, make_exchange, piece
@@ -153,3 +155,38 @@ async def test_a_response_that_breaks_off_is_not_kept():
     """There is nothing that could be relayed."""
     with pytest.raises(UpstreamProtocolError):
         await keep(Response(503, [], b"a", UpstreamProtocolError("cut")), 10)
+
+
+@pytest.mark.parametrize("filtered", [False, True], ids=["generator", "filter"])
+async def test_what_a_cancelled_read_has_ended_does_not_look_complete(filtered):
+    """Whoever reads on learns that something is missing."""
+    waiting = asyncio.Event()
+
+    async def chunks():
+        yield b"abc"
+        waiting.set()
+        await asyncio.Event().wait()
+
+    exchange = make_exchange()
+    body = IteratedBody(exchange, chunks())
+    if filtered:
+        facts = StreamFacts(side="request", route="r", method="PUT", status=None, headers={})
+        body = FilteredBody(
+            body, lambda source: Stream(exchange, source.read, (), (passing,), facts)
+        )
+    assert b"abc" == await body.read()
+    reading = asyncio.create_task(body.read())
+    await waiting.wait()
+    reading.cancel()
+    await asyncio.wait([reading])
+
+    with pytest.raises(UpstreamProtocolError, match="content was lost"):
+        await body.read()
+    exchange.end()
+
+
+@by_chunk
+async def passing(chunks):
+    """Change nothing."""
+    async for chunk in chunks:
+        yield chunk
