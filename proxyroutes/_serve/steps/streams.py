@@ -118,10 +118,8 @@ class Stream:
             ClientLeft: If the client left.
         """
         async with self._lock:
-            if self._cut:
-                raise lost_content()
             if self._ended:
-                return b""
+                return self._over()
             try:
                 while True:
                     chunk = await anext(self._stages[-1])
@@ -144,6 +142,11 @@ class Stream:
                 if reason is error:
                     raise
                 raise reason from error
+
+    def _over(self) -> bytes:
+        if self._cut:
+            raise lost_content()
+        return b""
 
     def _reason(self, error: Exception) -> GatewayError | ClientLeft:
         """What a failure is for the exchange; that of the source comes before what a filter made of it."""
