@@ -1,7 +1,9 @@
 """The API gateway that you declare in Python."""
 
+from proxyroutes._build.forward import Forward
 from proxyroutes._build.lane import GatewayMiddleware
 from proxyroutes._build.readiness import HealthMonitor
+from proxyroutes._build.responses import RelayResponse
 from proxyroutes._serve.session import Session
 from proxyroutes._serve.steps.forwarded import ForwardedRequest
 from proxyroutes._state.pools import UpstreamPool
@@ -13,6 +15,7 @@ from proxyroutes.settings import Destination, HealthCheck, Limits, Match, Timeou
 __all__ = [
     "BuildError",
     "Destination",
+    "Forward",
     "ForwardedRequest",
     "GatewayError",
     "GatewayMiddleware",
@@ -22,6 +25,7 @@ __all__ = [
     "Match",
     "Proxy",
     "ProxyRoutesError",
+    "RelayResponse",
     "Retry",
     "Session",
     "Timeouts",

@@ -5,6 +5,7 @@ ProxyRoutesError
 ├── DeclarationError            the developer's mistake; names the stub's file and line
 │   ├── PathTemplateError
 │   ├── StubError
+│   │   └── EditError           also a ValueError: an edit that cannot be sent; names the line that made it
 │   ├── DuplicateRouteError
 │   └── PolicyError
 ├── BuildError                  also an ExceptionGroup of DeclarationErrors: all at once
@@ -38,6 +39,7 @@ __all__ = [
     "ClientRequestError",
     "DeclarationError",
     "DuplicateRouteError",
+    "EditError",
     "FilterError",
     "GatewayError",
     "NoDestinationError",
@@ -103,6 +105,14 @@ class StubError(DeclarationError):
     """A stub that asks for something that its route does not give."""
 
 
+class EditError(StubError, ValueError):
+    """An edit of a message that cannot be sent: a line break in a value, a name that is none. Nothing was sent.
+
+    Attributes:
+        location: ``file:line`` of the edit.
+    """
+
+
 class DuplicateRouteError(DeclarationError):
     """A route that repeats an earlier one or can never be reached."""
 
@@ -141,10 +151,12 @@ class GatewayError(ProxyRoutesError):
         sent: Whether the upstream may have seen any part of the request.
         destination: The destination's origin, or None before one was chosen.
         retry_after: Seconds for a ``Retry-After`` field, or None for none.
+        recorded: Whether it is in the record of an exchange.
     """
 
     status_code: int = 502
     title: str = "Bad gateway"
+    recorded: bool = False
     slug: ClassVar[str] = "gateway-error"
     default_stage: ClassVar[Stage] = Stage.SELECT
     default_side: ClassVar[Side] = Side.UPSTREAM

@@ -23,6 +23,7 @@ from proxyroutes._build.check import (
     texts,
 )
 from proxyroutes._build.defaults import Defaults
+from proxyroutes._build.handlers import read_handlers
 from proxyroutes._build.hidden import check_hidden, check_hidden_websockets
 from proxyroutes._build.sessions import (
     check_session,
@@ -163,6 +164,7 @@ def _compile_route(
         map_location=spec.location == "rewrite",
         plain=not spec.facts.speaks and not spec.facts.parameters,
         steps=read_steps(spec, template, defaults, problems),
+        on_error=read_handlers(spec, problems),
     )
 
 
@@ -196,6 +198,7 @@ def _common(
         "timeouts": timeouts or defaults.timeouts,
         "pool_timeouts": timeouts is None,
         "observers": defaults.observers,
+        "last_on_error": defaults.on_error,
         "speaks": spec.facts.speaks,
     }
 

@@ -15,6 +15,7 @@ from typing_extensions import Unpack, override
 
 from proxyroutes._declare.specs import NOT_YET, RouteSpec, WebSocketSpec
 from proxyroutes._declare.stubs import read_stub
+from proxyroutes._state.on_error import OnError
 from proxyroutes.exceptions import DeclarationError
 from proxyroutes.settings import CookieRules, Forwarding, HeaderRules, QueryRules, Timeouts
 
@@ -124,11 +125,13 @@ class Registry:
     Attributes:
         specs: What was declared.
         problems: Mistakes that belong to no single stub, such as a group's prefix.
+        on_error: The proxy's handlers of failures, in declared order.
         sealed: Set by the first build.
     """
 
     specs: list[RouteSpec | WebSocketSpec] = field(factory=list)
     problems: list[str] = field(factory=list)
+    on_error: list[OnError] = field(factory=list)
     sealed: bool = False
 
     def add(self, spec: RouteSpec | WebSocketSpec) -> None:
@@ -172,9 +175,9 @@ class RouteGroup:
         Args:
             prefix: Put in front of each path; starts with a slash and does not end with one.
             **options: Any keyword of ``route`` but those of a single route. ``dependencies``, ``tags``,
-                ``identity_headers`` are added to the inherited ones; rules (``request_headers``, ``response_headers``,
-                ``query_rules``, ``cookies``) and filters count beside the inherited ones, and None drops those; each other
-                one replaces its inherited value.
+                ``identity_headers`` and ``on_error`` are added to the inherited ones; rules (``request_headers``,
+                ``response_headers``, ``query_rules``, ``cookies``) and filters count beside the inherited ones, and None
+                drops those; each other one replaces its inherited value.
         """
         if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
             stripped = prefix.strip("/")
@@ -200,6 +203,9 @@ class RouteGroup:
                 continue
             if name in _STACKED:
                 merged[name] = () if value is None else (*merged.get(name, ()), value)
+            elif name == "on_error":
+                # The nearest one is asked first, and the others where it has no answer.
+                merged[name] = (value, merged.get(name))
             elif name not in _JOINED:
                 merged[name] = value
             elif (problem := _lone(name, value)) is not None:
@@ -274,7 +280,8 @@ class RouteGroup:
             mirror: Mirroring. Not in this release.
             max_body_bytes: Bytes of content that a client may send; more is answered 413. None is no limit. A stub
                 that reads the body needs it.
-            on_error: A handler of this route's failures. Not in this release.
+            on_error: Handlers of this route's failures, asked before those of its groups, its pool and the proxy: a
+                function of the error and the request, functions by class of error, or a list; see ``Proxy.on_error``.
             server_timing: Whether ``Server-Timing`` says how long the queue, the connection, the upstream and the gateway
                 itself took.
             dependencies: FastAPI dependencies, as in any endpoint.

@@ -16,7 +16,6 @@ NOT_YET: frozenset[str] = frozenset(
     {
         "match",
         "mirror",
-        "on_error",
         "rate_limit",
     }
 )

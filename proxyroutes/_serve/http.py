@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from proxyroutes._serve.body import BufferedBody, ReceivedBody, check_length
 from proxyroutes._serve.exchange import ClientLeft, Exchange
-from proxyroutes._serve.failures import log_failure, send_problem
+from proxyroutes._serve.failures import log_failure
 from proxyroutes._serve.fields import ReceivedFields
 from proxyroutes._serve.head import make_head, read_request
 from proxyroutes._serve.match import Found
 from proxyroutes._serve.plan import Plan, Steps
 from proxyroutes._serve.relay import Answer
+from proxyroutes._serve.steps.answering import answer_failure
 from proxyroutes._serve.steps.further import Further, attempts_by_rules, end_attempt
 from proxyroutes._serve.steps.messages import outgoing
 from proxyroutes._serve.steps.replay import ReplayedBody, begin_again, replayed
@@ -74,7 +75,7 @@ async def serve_http(plan: Plan, found: Found, scope: Scope, receive: Receive, s
         fail(exchange, error)
         if isinstance(error, RelayInterruptedError):
             raise
-        await send_problem(error, send)
+        await answer_failure(error, plan, found, pool, scope, receive, send)
     except ClientLeft:
         exchange.status = 499
     finally:
@@ -113,6 +114,7 @@ def timeouts_of(plan: Plan, state: PoolState) -> Timeouts:
 def fail(exchange: Exchange, error: GatewayError) -> None:
     """Enter a failure into the record, and log it."""
     exchange.error = error
+    error.recorded = True
     if not isinstance(error, RelayInterruptedError):
         exchange.status = error.status_code
     log_failure(exchange, error)

@@ -13,6 +13,7 @@ from attrs import field, frozen
 from proxyroutes._serve.exchange import Observer
 from proxyroutes._serve.forwarding import Hop
 from proxyroutes._state.limits import RouteLimiters
+from proxyroutes._state.on_error import OnError
 from proxyroutes.filters import StreamFilter
 from proxyroutes.policies.hedging import Hedge
 from proxyroutes.policies.retries import Retry
@@ -91,7 +92,6 @@ class Steps:
         response_edits: Edit status and fields of the response that is relayed.
         response_filters: Streams that the content passes on its way to the client.
         server_timing: Whether ``Server-Timing`` is added.
-        on_error: Asked for the answer to a failure, the nearest first.
     """
 
     admissions: tuple[Any, ...] = ()
@@ -104,7 +104,6 @@ class Steps:
     response_edits: tuple[ResponseEdit, ...] = ()
     response_filters: tuple[StreamFilter, ...] = ()
     server_timing: bool = False
-    on_error: tuple[Any, ...] = ()
 
 
 @frozen(kw_only=True, eq=False)
@@ -135,6 +134,8 @@ class Plan:
         speaks: Whether the stub must be called.
         plain: Whether the stub neither says nor asks anything.
         steps: What the route adds to the plain way, or None.
+        on_error: Asked for the answer to a failure, the nearest first: those of route and groups.
+        last_on_error: The same of the proxy; asked after those of the pool.
     """
 
     name: str
@@ -161,3 +162,5 @@ class Plan:
     plain: bool
     allow: Field = (b"allow", b"")
     steps: Steps | None = None
+    on_error: tuple[OnError, ...] = ()
+    last_on_error: Sequence[OnError] = ()

@@ -213,11 +213,15 @@ class Answer:
             exchange.client_stalls = False
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
+    def blame(self, reason: GatewayError | ClientLeft) -> None:
+        """Say whether the destination is to blame for how it ended."""
+        if self._lease is not None and isinstance(reason, GatewayError):
+            self._lease.failed = reason.side is Side.UPSTREAM
+
     def _break(
         self, reason: GatewayError | ClientLeft, cause: BaseException, *, started: bool
     ) -> None:
-        if self._lease is not None and isinstance(reason, GatewayError):
-            self._lease.failed = reason.side is Side.UPSTREAM
+        self.blame(reason)
         if isinstance(reason, ClientLeft) or not started:
             raise reason from (reason.__cause__ if isinstance(reason, GatewayError) else None)
         interrupted = RelayInterruptedError(

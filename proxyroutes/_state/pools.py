@@ -17,6 +17,7 @@ from proxyroutes._state.events import Callback
 from proxyroutes._state.lease import Lease
 from proxyroutes._state.loops import LoopStates
 from proxyroutes._state.monitor import HealthMonitor
+from proxyroutes._state.on_error import read_on_error
 from proxyroutes._state.pool_state import PoolState
 from proxyroutes._state.rules import bind_rules, check_policies
 from proxyroutes._state.transforms import read_transforms
@@ -122,9 +123,11 @@ class UpstreamPool:
         request_filters: Filters of the content of its requests, after those of the route.
         response_filters: Filters of the content of its responses, before those of the route.
         tls: How TLS is spoken with ``https`` destinations; None verifies against the system's certificates.
+        on_error: Handlers of the failures of requests that asked this pool; see ``Proxy.on_error``.
 
     Raises:
-        TypeError: If ``destinations`` is a lone string, or a rule is of another kind.
+        TypeError: If ``destinations`` is a lone string, a rule is of another kind, or ``on_error`` is not made of
+            handlers.
         ValueError: If there is no destination, one is repeated, or a keyword is not in this release.
     """
 
@@ -152,6 +155,7 @@ class UpstreamPool:
         panic: bool = False,
         transport: Transport | None = None,
         tls: TLS | None = None,
+        on_error: Any = None,
     ) -> None:
         self.name = name
         self._recipes: dict[Place, Destination] = {}
@@ -183,6 +187,7 @@ class UpstreamPool:
         self.timeouts = timeouts
         self.transport: Transport = transport or Http1Transport()
         self.tls = tls
+        self.on_error = read_on_error(on_error)
         self._on_change: list[Callback] = []
         self._states: LoopStates[PoolState] = LoopStates()
         self._latest: PoolState | None = None
