@@ -19,6 +19,7 @@ from proxyroutes._build.compile import Compiled
 from proxyroutes._build.inclusions import Inclusion, match_prefix
 from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.templates import parse_template
+from proxyroutes._operate.attempts_words import describe_attempts, find_home
 from proxyroutes._operate.explanation import (
     CandidateView,
     Explanation,
@@ -38,6 +39,7 @@ from proxyroutes._serve.match import (
 from proxyroutes._serve.plan import Plan
 from proxyroutes._serve.steps.forwarded import ForwardedRequest
 from proxyroutes._serve.steps.protocols import Split
+from proxyroutes._serve.websocket import SessionPlan
 from proxyroutes._state.clock import SystemClock
 from proxyroutes._state.destinations import DestinationState
 from proxyroutes._state.pools import UpstreamPool
@@ -305,7 +307,9 @@ def _explain_pool(
         destinations, available = state.destinations, state.available
         balancer = state.balancer
         reasons = [one.reason for one in state.status()]
-    picked, doubt = _pick(balancer, destinations, available, head)
+    picked, doubt = find_home(pool, state, destinations, head), None
+    if picked is None:
+        picked, doubt = _pick(balancer, destinations, available, head)
     named = evolve(
         base,
         pool=pool.name,
@@ -326,7 +330,12 @@ def _explain_pool(
         named,
         forwarded=_view(head, picked),
         timeouts=_timeouts(timeouts if state is None else timeouts_of(plan, state)),
-        retry=_retry(destinations),
+        retry=describe_attempts(
+            (plan.steps and plan.steps.retry) or pool.retry,
+            head,
+            len(destinations),
+            session=isinstance(plan, SessionPlan),
+        ),
     )
 
 
@@ -362,15 +371,6 @@ def _view(head: ForwardedHead, picked: DestinationState | None) -> ForwardedView
 
 def _timeouts(timeouts: Timeouts) -> dict[str, float | None]:
     return {one.name: getattr(timeouts, one.name) for one in fields(Timeouts)}
-
-
-def _retry(destinations: Sequence[DestinationState]) -> str:
-    if len(destinations) == 1:
-        return "none: the pool has one destination"
-    return (
-        f"while no connection is made, up to {len(destinations)} destinations, each once; "
-        "never after a byte was sent"
-    )
 
 
 def _notes(declared: _Declared, dependencies: Sequence[str]) -> Iterator[str]:

@@ -76,7 +76,7 @@ class Selecting(Protocol):
         """Whether a destination may be asked, whatever its level."""
         ...
 
-    def hold(self, destination: DestinationState) -> Lease:
+    def hold(self, destination: DestinationState, head: ForwardedHead) -> Lease:
         """A lease on this one."""
         ...
 
@@ -103,9 +103,9 @@ class Rules:
         self,
         pool: Selecting,
         head: ForwardedHead,
-        tried: Sequence[DestinationState],
+        tried: Sequence[DestinationState] = (),
         *,
-        again: bool,
+        again: bool = False,
     ) -> Lease:
         """Choose by affinity first.
 
@@ -124,7 +124,7 @@ class Rules:
             return pool.lease(head, tried)
         home = cast("DestinationState", found)
         if pool.usable(home) and (home not in tried or (again and affinity.rejects)):
-            return pool.hold(home)
+            return pool.hold(home, head)
         if affinity.rejects and not home.draining:
             raise NoDestinationError(
                 f"the destination that the client belongs to is not available: {home.origin}",
@@ -132,7 +132,7 @@ class Rules:
             )
         other = cast("DestinationState | None", affinity.find_another(pool.available, head))
         if other is not None and other not in tried:
-            return pool.hold(other)
+            return pool.hold(other, head)
         return pool.lease(head, tried)
 
     def fields(

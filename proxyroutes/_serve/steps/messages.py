@@ -93,7 +93,7 @@ def _edits(state: Transformed) -> _PoolEdits | None:
 def edit_for_pool(state: Transformed, head: ForwardedHead) -> ForwardedHead:
     """A head as a pool's rules make it; the one that is given stays as it is, for another pool."""
     edits = _edits(state)
-    head = evolve(head, fields=list(head.fields))
+    head = evolve(head, fields=list(head.fields), received=head.received or head.fields)
     if edits is not None:
         if edits.query is not None:
             edit_query(edits.query, head, _NO_CAPTURES)

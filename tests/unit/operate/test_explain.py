@@ -5,9 +5,9 @@ import json
 import pytest
 from fastapi import Depends
 
-from proxyroutes import Destination, Match, Proxy, RateLimit, Timeouts, UpstreamPool
-from proxyroutes.exceptions import BuildError
-from proxyroutes.policies import Mirror, RoundRobin, WeightedSplit
+from proxyroutes import Destination, Match, Proxy, RateLimit, Retry, Timeouts, UpstreamPool
+from proxyroutes.exceptions import BuildError, UpstreamTimeoutError
+from proxyroutes.policies import HeaderAffinity, Mirror, RoundRobin, WeightedSplit
 
 URLS = ("http://10.0.0.7:8080/base", "http://10.0.0.8:8080")
 
@@ -130,7 +130,7 @@ def test_a_websocket_has_routes_of_its_own():
     """The scheme asks for them."""
     proxy = make_proxy()
 
-    @proxy.websocket("/live/<path>", upstream=make_pool())
+    @proxy.websocket("/live/<path>", upstream=UpstreamPool("live", URLS, balancing=RoundRobin()))
     async def live() -> None: ...
 
     actual = proxy.explain("GET", "ws://shop.example/live/a")
@@ -369,6 +369,79 @@ def test_what_runs_first_is_named_and_not_run():
         "solved first, and may answer instead: login",
         "the stub speaks is called first, and may answer instead",
     ) == actual[:2]
+
+
+# Attempts and affinity.
+
+
+@pytest.mark.parametrize(
+    ("method", "retry", "words"),
+    [
+        ("GET", Retry(), "up to 2 attempts on a connection that breaks before an answer"),
+        (
+            "GET",
+            Retry(attempts=3, on=[503, UpstreamTimeoutError]),
+            "up to 3 attempts on a connection that breaks before an answer, 503, UpstreamTimeoutError",
+        ),
+        ("POST", Retry(), "never after a byte was sent"),
+        ("GET", None, "never after a byte was sent"),
+    ],
+)
+def test_further_attempts_are_told(method, retry, words):
+    """Those of this request."""
+    pool = UpstreamPool("p", ["http://a", "http://b"], retry=retry)
+    proxy = Proxy()
+
+    @proxy.route("/<path>", upstream=pool)
+    async def api() -> None: ...
+
+    actual = proxy.explain(method, "/x").retry
+
+    assert f"while no connection is made, up to 2 destinations, each once; {words}" == actual
+
+
+@pytest.mark.parametrize(
+    ("retry", "words"), [(Retry(), "none"), (Retry(on=[503]), "up to 2 attempts on 503")]
+)
+def test_further_attempts_at_one_destination_are_told(retry, words):
+    """There is no other one."""
+    proxy = Proxy()
+
+    @proxy.route("/<path>", upstream=UpstreamPool("p", ["http://a"], retry=OFF), retry=retry)
+    async def api() -> None: ...
+
+    assert words == proxy.explain("GET", "/x").retry
+
+
+OFF = Retry(attempts=1)
+
+
+def test_a_handshake_is_never_made_again():
+    """Whatever the pool says of requests."""
+    proxy = Proxy()
+
+    @proxy.websocket("/<path>", upstream=UpstreamPool("p", ["http://a"], retry=Retry(on=[503])))
+    async def live() -> None: ...
+
+    assert "none" == proxy.explain("GET", "ws://gateway/x").retry
+
+
+def test_affinity_comes_before_balancing():
+    """Who the client belongs to is picked."""
+    proxy = Proxy()
+    urls = [f"http://{name}" for name in "abcdefgh"]
+
+    @proxy.route("/<path>", upstream=UpstreamPool("p", urls, affinity=HeaderAffinity("x-tenant")))
+    async def api() -> None: ...
+
+    picked = {
+        one.url
+        for _ in range(8)
+        for one in proxy.explain("GET", "/x", {"X-Tenant": "t"}).candidates
+        if one.picked
+    }
+
+    assert 1 == len(picked)
 
 
 # As text and as JSON.
