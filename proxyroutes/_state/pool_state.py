@@ -401,9 +401,20 @@ class PoolState:
             self._admit(chosen)
         else:
             chosen.requests += 1
-        if chosen.measure is None:
-            return Lease(self, chosen)
-        return MeasuredLease(self, chosen, self.monitor.clock, head)
+        return Lease(self, chosen) if chosen.measure is None else self._lend(chosen, head)
+
+    def _lend(self, destination: DestinationState, head: ForwardedHead) -> Lease:
+        if destination.measure is None:
+            return Lease(self, destination)
+        return MeasuredLease(self, destination, self.monitor.clock, head)
+
+    def peek(self, head: ForwardedHead) -> DestinationState | None:
+        """What ``lease`` would choose now, without holding it and without taking a turn; None if nothing is left."""
+        candidates = self.available
+        if len(candidates) < 2:
+            return candidates[0] if candidates else None
+        look = getattr(self.balancer, "peek", self.balancer.pick)
+        return cast("DestinationState", look(candidates, head))
 
     def hold(self, destination: DestinationState, head: ForwardedHead) -> Lease:
         """Hold a destination that was chosen otherwise; see ``usable``."""
@@ -411,9 +422,7 @@ class PoolState:
         self.in_flight += 1
         self.leases += 1
         self._admit(destination)
-        if destination.measure is None:
-            return Lease(self, destination)
-        return MeasuredLease(self, destination, self.monitor.clock, head)
+        return self._lend(destination, head)
 
     def usable(self, destination: DestinationState) -> bool:
         """Whether a destination may be asked, though another level may be the one that is used."""
@@ -422,6 +431,7 @@ class PoolState:
         return not (
             destination.healthy is False
             or destination.draining
+            or destination.joining
             or destination in self.ejections.out
             or destination.full
         )
