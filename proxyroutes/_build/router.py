@@ -213,10 +213,11 @@ def _answer(scope: Scope, plan: Plan, error: GatewayError, call: Call | None) ->
 class GatewayRouter(APIRouter):
     """The router that ``build_router()`` gives: its routes are found by one compiled index."""
 
-    def __init__(self, index: RouteIndex, sessions: RouteIndex, **options: Any) -> None:
+    def __init__(self, compiled: Compiled, **options: Any) -> None:
         super().__init__(**options)
-        self._index = index
-        self._sessions = sessions
+        self.compiled = compiled
+        self._index = compiled.index
+        self._sessions = compiled.sessions
         self._prefixes: dict[str, Template] = {}
         self._own: tuple[ProxyRoute, ...] = ()
         self._by_plan: dict[Plan, ProxyRoute] = {}
@@ -375,7 +376,7 @@ def make_router(compiled: Compiled, options: dict[str, Any]) -> GatewayRouter:
         )
         options.pop("route_class")
     options["prefix"] = _read_prefix(options.get("prefix", ""), problems)
-    router = GatewayRouter(compiled.index, compiled.sessions, **options)
+    router = GatewayRouter(compiled, **options)
     own: list[ProxyRoute] = []
     for spec, plan, template in compiled.routes:
         try:

@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute, Mount
 from proxyroutes._build.router import ProxyRoute
 from proxyroutes._build.websockets import plan_of
 from proxyroutes._declare.templates import parse_template
+from proxyroutes._operate.inclusions import names_of_dependencies
 from proxyroutes._serve.plan import Plan
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.settings import Destination, Timeouts
@@ -100,7 +101,7 @@ def _row(methods: str, path: str, plan: Plan, context: Any, mounted: str) -> tup
         "(chosen for each request)" if pool is None else pool.name,
         "" if pool is None else _destinations(pool),
         _rewrite(plan),
-        ", ".join(dict.fromkeys(_dependencies(getattr(context, "dependant", None)))),
+        ", ".join(dict.fromkeys(names_of_dependencies(getattr(context, "dependant", None)))),
         _timeouts(plan),
     )
 
@@ -138,15 +139,6 @@ def _rewrite(plan: Plan) -> str:
         f"<{names[piece]}>" if isinstance(piece, int) else piece.decode("ascii")
         for piece in plan.rewrite or ()
     )
-
-
-def _dependencies(dependant: Any) -> Iterator[str]:
-    """What FastAPI solves before anything is sent, by name; our own providers decide nothing and are left out."""
-    for dependency in getattr(dependant, "dependencies", ()):
-        call = dependency.call
-        name = getattr(call, "__name__", None) or type(call).__name__
-        if not str(getattr(call, "__module__", "")).startswith("proxyroutes."):
-            yield name
 
 
 def _timeouts(plan: Plan) -> str:
