@@ -1,11 +1,12 @@
 """The API gateway that you declare in Python."""
 
 from proxyroutes._build.lane import GatewayMiddleware
+from proxyroutes._build.readiness import HealthMonitor
 from proxyroutes._serve.session import Session
 from proxyroutes._serve.steps.forwarded import ForwardedRequest
-from proxyroutes._state.monitor import HealthMonitor
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import BuildError, GatewayError, ProxyRoutesError
+from proxyroutes.policies.retries import Retry
 from proxyroutes.proxy import Proxy
 from proxyroutes.settings import Destination, HealthCheck, Limits, Match, Timeouts
 
@@ -21,6 +22,7 @@ __all__ = [
     "Match",
     "Proxy",
     "ProxyRoutesError",
+    "Retry",
     "Session",
     "Timeouts",
     "UpstreamPool",

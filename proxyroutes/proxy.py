@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from attrs import evolve
 from fastapi import APIRouter
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
@@ -28,6 +29,7 @@ from proxyroutes._build.imperative import (
     imperative_plan,
 )
 from proxyroutes._build.lifespan import Lifespan
+from proxyroutes._build.readiness import HealthMonitor
 from proxyroutes._build.router import make_router
 from proxyroutes._build.stubs import forwarded_request
 from proxyroutes._build.websockets import imperative_session_plan, relay
@@ -36,10 +38,12 @@ from proxyroutes._operate.access_log import AccessLogger
 from proxyroutes._operate.explain import HeaderValues, explain
 from proxyroutes._operate.explanation import Explanation
 from proxyroutes._operate.metrics import Collector, Counters, make_metrics_router
+from proxyroutes._operate.status.board import Source
+from proxyroutes._operate.status.router import make_status_router
+from proxyroutes._operate.status.traffic import Traffic
 from proxyroutes._serve.exchange import Observer
 from proxyroutes._serve.fields import has_bad_name
 from proxyroutes._serve.steps.forwarded import ForwardedRequest
-from proxyroutes._state.monitor import HealthMonitor
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import BuildError
 from proxyroutes.settings import AccessLog, Forwarding, Timeouts
@@ -90,7 +94,8 @@ class Proxy(RouteGroup):
         name = f"proxyroutes-{secrets.token_hex(4)}" if via is None else via
         if has_bad_name(name.encode("latin-1", "replace")):
             raise ValueError(f"via is a token: {via!r}")
-        super().__init__(Registry(), "", dict(defaults))
+        super().__init__(Registry(), "", {})
+        self._take_defaults(defaults)
         self.monitor = monitor or HealthMonitor()
         self._observers = [on_exchange] if callable(on_exchange) else list(on_exchange)
         if access_log:
@@ -109,6 +114,7 @@ class Proxy(RouteGroup):
         self._lifespan = Lifespan(self.monitor)
         self._url_pools = UrlPools(self._defaults)
         self._routers: list[APIRouter] = []
+        self._status_source: Source | None = None
         self._imperative = imperative_plan(self._defaults)
         self._imperative_session = imperative_session_plan(self._imperative)
 
@@ -165,6 +171,55 @@ class Proxy(RouteGroup):
         """
         self._observers.append(observer)
         return observer
+
+    def status_router(
+        self,
+        *,
+        title: str = "proxyroutes",
+        controls: bool = False,
+        public: bool = False,
+        dependencies: Sequence[Any] = (),
+        **options: Any,
+    ) -> APIRouter:
+        """Make the live status page: ``app.include_router(proxy.status_router(), prefix="/_proxy", dependencies=[…])``.
+
+        Below the prefix are the page, ``snapshot.json`` and ``events``, a stream of server-sent events. Numbers are those of
+        one process: with several workers each page shows one of them.
+
+        Args:
+            title: What the page is called.
+            controls: Whether the page can drain, undrain and weigh destinations.
+            public: Whether it may be open to everybody.
+            dependencies: What FastAPI solves before anything is shown, besides those of the inclusion.
+            **options: Any other keyword of ``APIRouter`` but ``lifespan``, such as ``prefix``.
+
+        Returns:
+            The router. The application does not start where none of its dependencies stands in front of it, unless
+            it is ``public``.
+        """
+        source = self._status_source or self._make_status_source()
+        return make_status_router(
+            evolve(source, title=title),
+            lambda: self,
+            lambda: self.monitor.state().clock,
+            controls=controls,
+            public=public,
+            dependencies=dependencies,
+            options=options,
+        )
+
+    def _make_status_source(self) -> Source:
+        """Where every status page of this proxy looks; only one observer feeds them."""
+        traffic = Traffic()
+        self.on_exchange(traffic.observe)
+        self._status_source = source = Source(
+            title="",
+            routes=lambda: (*self.compiled().index.plans, *self.compiled().sessions.plans),
+            pools=self.pools,
+            explain=lambda method, url, fields: self.explain(method, url, fields).to_dict(),
+            traffic=traffic,
+        )
+        return source
 
     def explain(self, method: str, url: str, headers: HeaderValues = ()) -> Explanation:
         """Say what would be done with a request, and why; nothing is sent.

@@ -7,19 +7,21 @@ Nothing here does anything.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
-from attrs import define
+from attrs import define, frozen
 
 from proxyroutes.exceptions import GatewayError, Stage
 from proxyroutes.settings import TLS, Timeouts
 
 __all__ = [
     "ASGIApp",
+    "Affinity",
     "Attempt",
     "Balancer",
     "Balancing",
     "Body",
+    "BoundAffinity",
     "BoundTransport",
     "Candidate",
     "Clock",
@@ -28,6 +30,7 @@ __all__ = [
     "Field",
     "Fields",
     "ForwardedHead",
+    "HealthEvent",
     "JSONValue",
     "Message",
     "RandomSource",
@@ -87,6 +90,7 @@ class ForwardedHead:
         fields: Field lines without ``Host``, ``Content-Length`` and ``Transfer-Encoding``.
         host: The value of ``Host``, or None for the destination's authority.
         content_length: Bytes of the body; None where there is no body or its length is unknown.
+        secure: Whether the client speaks TLS with the gateway.
     """
 
     method: bytes
@@ -94,6 +98,44 @@ class ForwardedHead:
     fields: Fields
     host: bytes | None
     content_length: int | None
+    secure: bool = False
+
+
+@frozen(kw_only=True)
+class HealthEvent:
+    """Something has changed for a destination of a pool.
+
+    Attributes:
+        kind: What: a check has come to a verdict (``"healthy"``, ``"unhealthy"``) or gives another weight (``"weight"``,
+            as ``set_weight`` does); outlier detection takes it out or lets it in (``"ejected"``, ``"readmitted"``); it was
+            ``"drained"``, ``"undrained"``, ``"added"`` or ``"removed"``.
+        pool: The pool's name.
+        destination: The destination's URL as it was declared.
+        reason: Why, in words.
+        healthy: The verdict of its check now; None where there is none, or no result yet.
+        available: Whether a request may be sent to it now.
+        at: Seconds on the monitor's clock.
+        missed: Events before this one that the listener was too slow for.
+    """
+
+    kind: Literal[
+        "healthy",
+        "unhealthy",
+        "weight",
+        "ejected",
+        "readmitted",
+        "drained",
+        "undrained",
+        "added",
+        "removed",
+    ]
+    pool: str
+    destination: str
+    reason: str
+    healthy: bool | None
+    available: bool
+    at: float
+    missed: int = 0
 
 
 class Body(Protocol):
@@ -167,6 +209,9 @@ class Attempt:
         connected_at: Seconds on the monotonic clock when a connection was there, or 0.0.
         failure: Why it failed, or None; the gateway enters it.
         failed_at: Seconds on the monotonic clock when it failed, or 0.0.
+        may_repeat: Whether the transport may send the request once more where a reused connection has died before it
+            answered. Set by the gateway: one repetition for one exchange.
+        repeated: The transport has done so.
     """
 
     # Class attributes are what an attempt begins with.
@@ -180,6 +225,8 @@ class Attempt:
     number = 0
     began_at = connected_at = failed_at = 0.0
     failure: Exception | None = None
+    may_repeat = True
+    repeated = False
 
     def enter(self, stage: Stage) -> None:
         """Begin a stage."""
@@ -381,8 +428,16 @@ class Candidate(Protocol):
     """What balancing sees of a destination."""
 
     @property
-    def weight(self) -> int:
-        """Its share, relative to the others'."""
+    def weight(self) -> float:
+        """Its share as it is now, relative to the others', slow start included; always above 0.
+
+        Within one sequence of candidates it never changes: whenever a weight does, a new sequence is made.
+        """
+        ...
+
+    @property
+    def factor(self) -> float:
+        """What slow start leaves of its weight: 1.0 where it has not just come or come back."""
         ...
 
     @property
@@ -402,10 +457,45 @@ class Candidate(Protocol):
 
 
 class Balancer(Protocol):
-    """Balancing for one pool."""
+    """Balancing for one pool.
+
+    One whose choice depends on the choices before may have a method ``peek`` besides, which takes the same and chooses
+    without changing anything; ``UpstreamPool.peek`` calls it, and ``pick`` where there is none.
+    """
 
     def pick(self, candidates: Sequence[Candidate], head: ForwardedHead, /) -> Candidate:
         """Choose one of at least two candidates. Never blocks, never changes ``candidates``."""
+        ...
+
+
+class BoundAffinity(Protocol):
+    """Affinity for one pool."""
+
+    @property
+    def rejects(self) -> bool:
+        """Whether a request whose destination is not available is answered 503, instead of asking another one."""
+        ...
+
+    def find(self, members: Sequence[Candidate], head: ForwardedHead, /) -> Candidate | None:
+        """The destination that a request belongs to, of all that the pool has, available or not; None for any."""
+        ...
+
+    def find_another(
+        self, available: Sequence[Candidate], head: ForwardedHead, /
+    ) -> Candidate | None:
+        """Who of those that are available takes the place of one that is lost; None for whom the balancing chooses."""
+        ...
+
+    def fields(self, chosen: Candidate, head: ForwardedHead, /) -> Fields:
+        """Fields for the response that begins an affinity with this destination."""
+        ...
+
+
+class Affinity(Protocol):
+    """A recipe for affinity."""
+
+    def bind(self, *, pool: str, clock: Clock, random: RandomSource) -> BoundAffinity:
+        """Make the affinity of one pool, whose name is given."""
         ...
 
 

@@ -40,6 +40,7 @@ CONTRACT = {
     "Limits",
     "Match",
     "Proxy",
+    "Retry",
     "Timeouts",
     "UpstreamPool",
 }

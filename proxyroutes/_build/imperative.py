@@ -12,17 +12,18 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from proxyroutes._build.defaults import Defaults
+from proxyroutes._build.transforms import forwarding_edits, make_hop
 from proxyroutes._build.responses import GoneResponse, RelayResponse, answer_by_default
 from proxyroutes._serve.body import BufferedBody, IteratedBody
 from proxyroutes._serve.exchange import ClientLeft, Exchange
 from proxyroutes._serve.fields import FIELD_ACTIONS, ReceivedFields
+from proxyroutes._serve.steps.edits import GATEWAY_FIELDS
 from proxyroutes._serve.steps.forwarded import edit_field
-from proxyroutes._serve.forwarding import Hop
 from proxyroutes._serve.guard import check_host, check_method, check_target
 from proxyroutes._serve.head import make_head, read_request
 from proxyroutes._serve.http import ask, fail, open_exchange, read_body, timeouts_of
 from proxyroutes._serve.match import Found, raw_path_of, split_path
-from proxyroutes._serve.plan import Plan
+from proxyroutes._serve.plan import Plan, Steps
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import ClientRequestError, GatewayError
 from proxyroutes.settings import Destination, Timeouts
@@ -91,6 +92,7 @@ class UrlPools:
 
 def imperative_plan(defaults: Defaults) -> Plan:
     """The plan of requests that no declared route describes."""
+    edits = forwarding_edits(defaults.forwarding)
     return Plan(
         name="forward",
         order=0,
@@ -106,7 +108,7 @@ def imperative_plan(defaults: Defaults) -> Plan:
         public=(),
         host=None,
         field_actions=FIELD_ACTIONS,
-        hop=Hop(defaults.forwarding, defaults.via),
+        hop=make_hop(defaults.forwarding, defaults.via),
         timeouts=defaults.timeouts,
         pool_timeouts=True,
         max_body_bytes=None,
@@ -114,6 +116,7 @@ def imperative_plan(defaults: Defaults) -> Plan:
         observers=defaults.observers,
         speaks=True,
         plain=False,
+        steps=Steps(request_edits=edits) if edits else None,
     )
 
 
@@ -264,16 +267,8 @@ def _edit_fields(
         ValueError: If one cannot be sent.
     """
     if headers is not None:
-        ours = {
-            b"via",
-            b"forwarded",
-            b"x-forwarded-for",
-            b"x-forwarded-host",
-            b"x-forwarded-proto",
-            b"x-forwarded-prefix",
-        }
         head.fields = _written(head, headers) + [
-            field for field in head.fields if field[0] in ours
+            field for field in head.fields if field[0] in GATEWAY_FIELDS
         ]
     if extra is not None:
         added = _written(head, extra)

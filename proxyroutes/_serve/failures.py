@@ -21,6 +21,9 @@ _logger = logging.getLogger("proxyroutes.serve")
 def problem(error: GatewayError) -> tuple[int, Fields, bytes]:
     """Status, fields and body that answer an error."""
     status = error.status_code
+    if status == 204 and isinstance(error, ClientRequestError):
+        # What the gateway answers as the final recipient (RFC 9110 §7.6.2) is no problem.
+        return status, [*error.fields, (b"connection", b"close")], b""
     body = json.dumps(
         {"type": PROBLEM_BASE + error.slug, "title": error.title, "status": status}
     ).encode()

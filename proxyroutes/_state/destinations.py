@@ -5,13 +5,27 @@ Whether it may be asked is the pool's to decide.
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from attrs import define, frozen
 
 from proxyroutes._state.health import Watch
 from proxyroutes.policies.outliers import Outlier
 from proxyroutes.settings import Destination
 
-__all__ = ["DestinationState", "DestinationStatus"]
+__all__ = ["DestinationState", "DestinationStatus", "Place", "place_of"]
+
+Place: TypeAlias = tuple[str, str]
+"""Origin and base path: a pool has each one once."""
+
+
+def place_of(recipe: Destination) -> Place:
+    """Where a destination is."""
+    return recipe.origin, recipe.base_path
+
+
+def _has_limits(recipe: Destination) -> bool:
+    return recipe.max_in_flight is not None or recipe.max_requests is not None
 
 
 @frozen(kw_only=True)
@@ -27,6 +41,12 @@ class DestinationStatus:
         in_flight: Exchanges and sessions that hold a lease on it.
         requests: Leases that were given.
         ejections: How often it was ejected by outlier detection.
+        ejected: Whether it is ejected now.
+        draining: Whether it is being drained, or is drained: it gets no new exchange.
+        failures: Exchanges that failed and that it is to blame for.
+        weight: Its share, as it was declared or set.
+        effective_weight: Its share as it is now.
+        circuit: State of the pool's circuit breaker: ``"closed"``, ``"open"`` or ``"half-open"``; None where it has none.
     """
 
     url: str
@@ -37,6 +57,12 @@ class DestinationStatus:
     in_flight: int
     requests: int
     ejections: int = 0
+    ejected: bool = False
+    draining: bool = False
+    failures: int = 0
+    weight: int = 1
+    effective_weight: float = 1.0
+    circuit: str | None = None
 
 
 @define(eq=False)
@@ -51,15 +77,30 @@ class DestinationState:
     authority: bytes
     base_path: bytes
     origin: str
-    weight: int
+    weight: float
+    """Its share as it is now. It changes together with the snapshot, so that balancers may work things out beforehand."""
     identity: bytes
     limited: bool
+    """Whether the pool wants to know of each lease that begins or ends."""
     in_flight: int = 0
     requests: int = 0
+    failures: int = 0
+    draining: bool = False
+    trust: int = 0
+    """Requests that may move on to it whatever the retry budget says; see ``budgets``."""
+    factor: float = 1.0
+    """What slow start leaves of its weight."""
+    came: bool = False
+    """Whether it was added at run time."""
     watch: Watch | None = None
     outlier: Outlier | None = None
     _admitted_before: int = 0
     """Leases that were given before the running interval."""
+
+    @property
+    def place(self) -> Place:
+        """What it is known by within its pool."""
+        return place_of(self.recipe)
 
     @property
     def full(self) -> str | None:
@@ -75,6 +116,11 @@ class DestinationState:
     def begin_interval(self) -> None:
         """Count requests anew."""
         self._admitted_before = self.requests
+
+    @property
+    def joining(self) -> bool:
+        """Whether it was added and its first probe has not ended: it is asked only where nothing else is left."""
+        return self.came and self.watch is not None and self.watch.report.healthy is None
 
     @property
     def ejected(self) -> bool:
@@ -103,7 +149,19 @@ class DestinationState:
             authority=recipe.authority.encode("ascii"),
             base_path=recipe.base_path.encode("ascii"),
             origin=recipe.origin,
-            weight=recipe.weight,
+            weight=float(recipe.weight),
             identity=(recipe.origin + recipe.base_path).encode("utf-8"),
-            limited=recipe.max_in_flight is not None or recipe.max_requests is not None,
+            limited=_has_limits(recipe),
         )
+
+    def follow(self, recipe: Destination, *, draining: bool) -> None:
+        """Take what was said of it at run time."""
+        self.recipe = recipe
+        self.draining = draining
+        self.limited = draining or _has_limits(recipe)
+        self.reweigh()
+
+    def reweigh(self) -> None:
+        """Work out its weight; who calls it makes a new snapshot."""
+        given = None if self.watch is None else self.watch.report.weight
+        self.weight = (self.recipe.weight if given is None else given) * self.factor

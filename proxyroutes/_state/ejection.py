@@ -28,6 +28,7 @@ class Ejections:
         clock: Its time.
         spawn: Starts a task that ends with the pool.
         changed: Called whenever one leaves or comes back.
+        tell: Called with what there is to tell of it, after that.
         out: Those that are ejected now, the one that left first at the beginning.
     """
 
@@ -36,6 +37,7 @@ class Ejections:
     clock: Clock
     spawn: Callable[[Coroutine[Any, Any, None], str], object]
     changed: Callable[[], None]
+    tell: Callable[[str, DestinationState, str], None]
     out: dict[DestinationState, None] = field(factory=dict)
 
     def bind(self, destinations: Collection[DestinationState]) -> None:
@@ -58,7 +60,7 @@ class Ejections:
             for one in destinations
             if one is not destination and one.healthy is not False and one not in out
         ]
-        if len(out) >= most or not left:
+        if len([one for one in out if one in destinations]) >= most or not left:
             return
         seconds = outlier.eject()
         out[destination] = None
@@ -70,7 +72,17 @@ class Ejections:
             outlier.reason,
         )
         self.changed()
+        self.tell("ejected", destination, outlier.reason)
         self.spawn(self._take_back_later(destination, outlier.ejections, seconds), "outlier")
+
+    def settle(self, destinations: Collection[DestinationState]) -> None:
+        """The pool has become smaller: take back whoever is too many, the one that left first before the others."""
+        if self.recipe is None:
+            return
+        most = min(max(1, int(self.recipe.max_ejected * len(destinations))), len(destinations) - 1)
+        out = [one for one in self.out if one in destinations]
+        for destination in out[: max(0, len(out) - most)]:
+            self.take_back(destination, "too few are left")
 
     async def _take_back_later(
         self, destination: DestinationState, ejection: int, seconds: float
@@ -93,6 +105,7 @@ class Ejections:
             reason,
         )
         self.changed()
+        self.tell("readmitted", destination, reason)
 
     def passed(self, watch: Watch) -> None:
         """A probe has passed: an active pass ends an ejection."""

@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import Protocol
 
 from proxyroutes._state.destinations import DestinationState
+from proxyroutes._state.transforms import Transformed
 
 __all__ = ["Lease", "Lender"]
 
 
-class Lender(Protocol):
+class Lender(Transformed, Protocol):
     """A pool that gives leases."""
 
     in_flight: int
 
-    def refresh(self) -> None:
-        """A destination has room again."""
+    def returned(self, destination: DestinationState) -> None:
+        """A lease of a destination that is limited was given back."""
         ...
 
     def eject(self, destination: DestinationState) -> None:
@@ -28,29 +29,33 @@ class Lease:
 
     Attributes:
         destination: What it is for.
+        lender: The pool that has given it.
         status: The status that the destination answered with, 0 before. Entered into its record at the release.
         failed: Whether the destination is to blame for how it ended.
+        held: Whether it was not given back yet.
     """
 
-    __slots__ = ("_pool", "destination", "failed", "status")
+    __slots__ = ("destination", "failed", "held", "lender", "status")
 
     def __init__(self, pool: Lender, destination: DestinationState) -> None:
-        self._pool: Lender | None = pool
+        self.held = True
+        self.lender = pool
         self.destination = destination
         self.status = 0
         self.failed = False
 
     def release(self) -> None:
         """Give it back; a second call does nothing."""
-        pool = self._pool
-        if pool is not None:
-            self._pool = None
+        if self.held:
+            self.held = False
+            pool = self.lender
             destination = self.destination
-            was_full = destination.limited and destination.full
             destination.in_flight -= 1
             pool.in_flight -= 1
-            if was_full and not destination.full:
-                pool.refresh()
+            if destination.limited:
+                pool.returned(destination)
+            if self.failed:
+                destination.failures += 1
             outlier = destination.outlier
             # Neither a status nor a failure: the client has left, which counts against nobody.
             if outlier is not None and (self.failed or self.status):

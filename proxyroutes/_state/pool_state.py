@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Collection, Coroutine, Sequence
 from typing import Any, cast
 
 from attrs import define, field
 
-from proxyroutes._state.destinations import DestinationState, DestinationStatus
+from proxyroutes._state.budgets import Budgets
+from proxyroutes._state.destinations import DestinationState, DestinationStatus, Place, place_of
+from proxyroutes._state.drains import Drain, Drains
 from proxyroutes._state.ejection import Ejections
-from proxyroutes._state.health import Watch, watch_key
+from proxyroutes._state.events import Callback, Callbacks
+from proxyroutes._state.health import HealthReport, Watch, watch_key
 from proxyroutes._state.intervals import Intervals
 from proxyroutes._state.lease import Lease
 from proxyroutes._state.monitor import MonitorState
+from proxyroutes._state.ramps import Ramps
+from proxyroutes._state.rules import Rules
 from proxyroutes._state.sweeper import Sweeper
+from proxyroutes._state.transforms import PoolTransforms
 from proxyroutes.exceptions import NoDestinationError
 from proxyroutes.policies.outliers import OutlierDetection
-from proxyroutes.settings import TLS, HealthCheck, Timeouts
+from proxyroutes.policies.retries import Retry
+from proxyroutes.policies.slow_start import SlowStart
+from proxyroutes.settings import TLS, Check, Destination, Timeouts
 from proxyroutes.transports._telemetry import Telemetry
 from proxyroutes.transports.websocket import BoundSessions
-from proxyroutes.typing import Balancer, BoundTransport, ForwardedHead, Transport
+from proxyroutes.typing import Balancer, BoundTransport, ForwardedHead, HealthEvent, Transport
 
 __all__ = ["PoolState"]
 
@@ -36,6 +44,12 @@ class PoolState:
         available: The snapshot that a request reads once: every destination that may be asked now.
         in_flight: Leases that are out.
         telemetry: What its attempts are told to, or None.
+        leases: Leases that were given.
+        retry: When a request is tried again, where its route does not say it.
+        rules: Places, circuit and affinity; None for a pool that has none of them.
+        budgets: What is left for further attempts.
+        transforms: What it edits of every request and response, or None.
+        steps: What the request path has compiled ``transforms`` to, or None before that.
     """
 
     name: str
@@ -47,53 +61,193 @@ class PoolState:
     websockets: BoundSessions
     timeouts: Timeouts | None
     checked_as: tuple[Transport, TLS | None]
-    health: HealthCheck | None
+    health: Check | None
     panic: bool
     outliers: OutlierDetection | None
+    slow_start: SlowStart | None
+    on_change: Sequence[Callback]
+    retry: Retry | None = None
+    rules: Rules | None = None
+    transforms: PoolTransforms | None = None
     available: tuple[DestinationState, ...] = field(init=False)
     sweeper: Sweeper = field(init=False)
     ejections: Ejections = field(init=False)
     intervals: Intervals = field(init=False)
+    drains: Drains = field(init=False)
+    ramps: Ramps | None = field(init=False, default=None)
+    callbacks: Callbacks = field(init=False)
+    budgets: Budgets = field(init=False)
     in_flight: int = 0
     telemetry: Telemetry | None = None
+    leases: int = 0
+    _watched: dict[Watch, list[DestinationState]] = field(factory=dict)
+    steps: Any = None
     _panics: bool = False
+    _closed: bool = False
     _tasks: set[asyncio.Task[None]] = field(factory=set)
 
     def __attrs_post_init__(self) -> None:
         self.available = self.destinations
         self.sweeper = self.monitor.sweeper
         clock, prober = self.monitor.clock, self.monitor.prober
-        self.ejections = Ejections(self.name, self.outliers, clock, self._spawn, self.refresh)
+        self.budgets = Budgets(clock)
+        self.callbacks = Callbacks(self.on_change, self._spawn)
+        self.ejections = Ejections(
+            self.name, self.outliers, clock, self._spawn, self.refresh, self.tell
+        )
         self.ejections.bind(self.destinations)
         self.intervals = Intervals(
             clock, lambda: prober.interval, self._spawn, self._begin_interval
         )
+        sweepers = (self.sweeper, self.monitor.sessions)
+        self.drains = Drains(self.name, clock, sweepers, self._spawn, self._forget)
+        if self.slow_start is not None:
+            self.ramps = Ramps(self.slow_start, clock, self._spawn, self.refresh)
         self.watch_all(self.health)
+        self.monitor.pools[self] = None
 
-    def watch_all(self, health: HealthCheck | None) -> None:
+    def watch_all(self, health: Check | None) -> None:
         """Have the destinations probed by this check, or by none; those with a check of their own keep it."""
         self.health = health
-        prober = self.monitor.prober
         for destination in self.destinations:
-            check = destination.recipe.health or health
-            old, destination.watch = destination.watch, None
-            if check is not None:
-                key = watch_key(destination, check, *self.checked_as)
-                destination.watch = prober.watch(key, check, destination, self)
-            if old is not None:
-                prober.unwatch(old, self)
+            self._watch(destination)
         self.refresh()
+
+    def _watch(self, destination: DestinationState) -> None:
+        check = destination.recipe.health or self.health
+        old = destination.watch
+        watch: Watch | None = None
+        if check is not None:
+            key = watch_key(destination, check, *self.checked_as)
+            watch = self.monitor.prober.watch(key, check, destination, self)
+            self._watched.setdefault(watch, []).append(destination)
+        # In this order, so that a check that stays the same goes on.
+        if old is not None:
+            self._unwatch(destination, old)
+        destination.watch = watch
+        destination.reweigh()
+
+    def _unwatch(self, destination: DestinationState, watch: Watch) -> None:
+        destination.watch = None
+        watched = self._watched[watch]
+        watched.remove(destination)
+        if not watched:
+            del self._watched[watch]
+        self.monitor.prober.unwatch(watch, self)
+
+    # Who belongs to it.
+
+    def follow(self, recipes: Collection[Destination], draining: Collection[Place]) -> None:
+        """Become what the handle says now. Destinations that did not change keep everything that is known of them."""
+        if self._closed:
+            return
+        known = {one.place: one for one in self.destinations}
+        followed: list[DestinationState] = []
+        news: list[tuple[str, DestinationState, str]] = []
+        for recipe in recipes:
+            place = place_of(recipe)
+            destination = known.pop(place, None)
+            if destination is None:
+                destination = DestinationState.of(recipe)
+                news.append(("added", destination, "added"))
+                self._welcome(destination)
+            news += self._update(destination, recipe, draining=place in draining)
+            followed.append(destination)
+        self.destinations = tuple(followed)
+        for gone in known.values():
+            self._part_with(gone)
+            news.append(("removed", gone, "removed"))
+        self.ejections.bind(self.destinations)
+        self.ejections.settle(self._members())
+        self.refresh()
+        for kind, destination, reason in news:
+            self.tell(kind, destination, reason)
+
+    def _welcome(self, destination: DestinationState) -> None:
+        destination.came = True
+        self._watch(destination)
+        if self.ramps is not None:
+            self.ramps.came(destination)
+
+    def _update(
+        self, destination: DestinationState, recipe: Destination, *, draining: bool
+    ) -> list[tuple[str, DestinationState, str]]:
+        """Take what was said of one destination; what there is to tell of it."""
+        news = []
+        if recipe.weight != destination.recipe.weight:
+            news.append(("weight", destination, f"weight {recipe.weight}"))
+        was_draining = destination.draining
+        destination.follow(recipe, draining=draining)
+        if draining and not was_draining:
+            self.drains.begin(destination, None)
+            news.append(("drained", destination, "drained"))
+        elif was_draining and not draining:
+            self.drains.call_off(destination)
+            news.append(("undrained", destination, "undrained"))
+        return news
+
+    def _part_with(self, destination: DestinationState) -> None:
+        """What is in flight there goes on to its end."""
+        self.ejections.out.pop(destination, None)
+        if self.ramps is not None:
+            self.ramps.forget(destination)
+        if destination.watch is not None:
+            self._unwatch(destination, destination.watch)
+        destination.follow(destination.recipe, draining=True)
+        self.drains.begin(destination, None)
+
+    def drain(self, places: Collection[Place], grace: float) -> list[Drain]:
+        """Cut what is left on draining destinations after this time."""
+        return [
+            self.drains.begin(one, grace)
+            for one in self.destinations
+            if one.draining and one.place in places
+        ]
+
+    def _forget(self, destination: DestinationState) -> None:
+        """Nothing is left on it: its connections are of no use."""
+        # Not of the protocol: a transport that keeps no connections for each destination has nothing to forget.
+        forget = getattr(self.transport, "forget", None)
+        if forget is not None:
+            forget(destination)
+        self.websockets.forget(destination)
+
+    def _members(self) -> list[DestinationState]:
+        return [one for one in self.destinations if not one.draining]
+
+    def tell(self, kind: Any, destination: DestinationState, reason: str) -> None:
+        """Tell whoever listens that something has changed for a destination."""
+        listeners = [one for one in (self.monitor.events, self.callbacks) if one]
+        if listeners:
+            event = HealthEvent(
+                kind=kind,
+                pool=self.name,
+                destination=destination.recipe.url,
+                reason=reason,
+                healthy=destination.healthy,
+                available=destination in self.available,
+                at=self.monitor.clock.monotonic(),
+            )
+            for one in listeners:
+                one.tell(event)
+
+    # Who is available.
 
     def refresh(self) -> None:
         """Make the snapshot anew: those of the first level that has some healthy, not ejected and with room."""
-        healthy = [one for one in self.destinations if one.healthy is not False]
+        members = self._members()
+        healthy = [one for one in members if one.healthy is not False]
         if self.ejections.out:
             healthy = [one for one in healthy if one not in self.ejections.out]
+        if self.ramps is not None:
+            self.ramps.see(self.destinations, [one for one in healthy if not one.joining])
+        # One that has just come is asked before its first probe only where there is nothing else.
+        healthy = [one for one in healthy if not one.joining] or healthy
         if not healthy and self.panic:
             if not self._panics:
                 _health_logger.error("nothing is healthy, all are used: pool=%s", self.name)
             self._panics = True
-            self.available = tuple([one for one in self.destinations if not one.full])
+            self.available = tuple([one for one in members if not one.full])
             return
         self._panics = False
         free = [one for one in healthy if not one.full]
@@ -109,6 +263,14 @@ class PoolState:
         if destination.full:
             self.refresh()
 
+    def returned(self, destination: DestinationState) -> None:
+        """A lease of a limited destination was given back: it may have room again, or be empty."""
+        most = destination.recipe.max_in_flight
+        if most is not None and destination.in_flight == most - 1 and not destination.full:
+            self.refresh()
+        if destination.draining and not destination.in_flight:
+            self.drains.emptied(destination)
+
     def _begin_interval(self) -> None:
         for destination in self.destinations:
             destination.begin_interval()
@@ -116,7 +278,8 @@ class PoolState:
 
     def eject(self, destination: DestinationState) -> None:
         """Take an outlier out for a while, unless too many are out already or it is the last one."""
-        self.ejections.eject(destination, self.destinations)
+        if not destination.draining:
+            self.ejections.eject(destination, self._members())
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
         """Start a task that ends with this pool: the monitor, which runs it, may outlive the pool."""
@@ -125,8 +288,30 @@ class PoolState:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def probed(self, watch: Watch) -> None:
-        """A probe has passed: an active pass ends an ejection."""
+    def judged(self, watch: Watch, before: HealthReport) -> None:
+        """A check has come to another verdict, or gives another weight."""
+        report = watch.report
+        destinations = self._watched.get(watch, ())
+        changed = report.healthy is not before.healthy
+        for destination in destinations:
+            destination.reweigh()
+        # Unknown counted as available: where it turns out to be well, nothing is new but for one that waits for that.
+        if (
+            not changed
+            or before.healthy is not None
+            or not report.healthy
+            or report.weight is not None
+            or any(one.came for one in destinations)
+        ):
+            self.refresh()
+        for destination in destinations:
+            if changed:
+                self.tell("healthy" if report.healthy else "unhealthy", destination, report.reason)
+            else:
+                self.tell("weight", destination, report.reason)
+
+    def passed(self, watch: Watch) -> None:
+        """A probe has passed: that ends an ejection, and makes one that was added available."""
         if self.ejections.out:
             self.ejections.passed(watch)
 
@@ -144,14 +329,23 @@ class PoolState:
         watch = destination.watch
         available = destination in self.available
         outlier = destination.outlier
-        if outlier is not None and destination.ejected:
+        if destination.draining:
+            reason = (
+                f"drained, {destination.in_flight} in flight"
+                if destination.in_flight
+                else "drained"
+            )
+        elif outlier is not None and destination.ejected:
             reason = f"ejected: {outlier.reason}"
         elif destination.full:
             reason = destination.full
-        elif not available and destination.healthy is not False:
+        elif not available and destination.healthy is not False and not destination.joining:
             reason = "a lower-numbered priority has healthy destinations"
         else:
             reason = "not probed" if watch is None else watch.report.reason
+        circuit = None if self.rules is None else self.rules.circuit
+        if circuit is not None and circuit.state == "open":
+            available, reason = False, f"circuit open: {circuit.reason}"
         return DestinationStatus(
             url=destination.recipe.url,
             available=available,
@@ -161,6 +355,12 @@ class PoolState:
             in_flight=destination.in_flight,
             requests=destination.requests,
             ejections=0 if outlier is None else outlier.ejections,
+            ejected=destination.ejected,
+            draining=destination.draining,
+            failures=destination.failures,
+            weight=destination.recipe.weight,
+            effective_weight=destination.weight,
+            circuit=None if circuit is None else circuit.state,
         )
 
     def lease(self, head: ForwardedHead, tried: Sequence[DestinationState] = ()) -> Lease:
@@ -184,11 +384,31 @@ class PoolState:
             raise NoDestinationError(f"nothing available in pool {self.name!r}", retry_after=1.0)
         chosen.in_flight += 1
         self.in_flight += 1
+        self.leases += 1
         if chosen.limited:
             self._admit(chosen)
         else:
             chosen.requests += 1
         return Lease(self, chosen)
+
+    def hold(self, destination: DestinationState) -> Lease:
+        """Hold a destination that was chosen otherwise; see ``usable``."""
+        destination.in_flight += 1
+        self.in_flight += 1
+        self.leases += 1
+        self._admit(destination)
+        return Lease(self, destination)
+
+    def usable(self, destination: DestinationState) -> bool:
+        """Whether a destination may be asked, though another level may be the one that is used."""
+        if destination in self.available:
+            return True
+        return not (
+            destination.healthy is False
+            or destination.draining
+            or destination in self.ejections.out
+            or destination.full
+        )
 
     def _pick_another(
         self, head: ForwardedHead, tried: Sequence[DestinationState]
@@ -206,12 +426,14 @@ class PoolState:
 
     async def aclose(self) -> None:
         """End the probes and the pool's tasks, and close every connection; sessions are told before."""
+        self._closed = True
+        self.monitor.pools.pop(self, None)
+        self.drains.close()
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for destination in self.destinations:
-            watch, destination.watch = destination.watch, None
-            if watch is not None:
-                self.monitor.prober.unwatch(watch, self)
+            if destination.watch is not None:
+                self._unwatch(destination, destination.watch)
         await self.websockets.aclose()
         await self.transport.aclose()

@@ -3,38 +3,83 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar, overload
 
+from attrs import evolve
 from typing_extensions import override
 
-from proxyroutes._state.destinations import DestinationState, DestinationStatus
+from proxyroutes._state.destinations import DestinationState, DestinationStatus, Place, place_of
+from proxyroutes._state.drains import Drain
+from proxyroutes._state.events import Callback
 from proxyroutes._state.lease import Lease
 from proxyroutes._state.loops import LoopStates
 from proxyroutes._state.monitor import HealthMonitor
 from proxyroutes._state.pool_state import PoolState
+from proxyroutes._state.rules import bind_rules, check_policies
+from proxyroutes._state.transforms import read_transforms
 from proxyroutes.policies.balancing import PowerOfTwoChoices
+from proxyroutes.policies.breakers import CircuitBreaker
 from proxyroutes.policies.outliers import OutlierDetection
-from proxyroutes.settings import TLS, Destination, HealthCheck, Timeouts, to_health_check
+from proxyroutes.policies.retries import Retry
+from proxyroutes.policies.slow_start import SlowStart, to_slow_start
+from proxyroutes.settings import (
+    TLS,
+    Check,
+    CookieRules,
+    Destination,
+    FunctionCheck,
+    HeaderRules,
+    Limits,
+    ProbeFunction,
+    QueryRules,
+    Timeouts,
+)
+from proxyroutes.settings._checks import to_health_check
 from proxyroutes.transports._telemetry import find_telemetry
 from proxyroutes.transports.asgi import BoundASGI
 from proxyroutes.transports.http1 import Http1Transport
 from proxyroutes.transports.websocket import BoundSessions, BoundWebSockets
-from proxyroutes.typing import Balancing, Transport
+from proxyroutes.typing import Affinity, Balancing, Transport
 
 __all__ = ["DestinationState", "Lease", "PoolState", "UpstreamPool"]
 
 _logger = logging.getLogger("proxyroutes.lifespan")
 _OUTLIERS = OutlierDetection()
+_RETRY = Retry()
+_LIMITS = Limits()
+
+ProbeT = TypeVar("ProbeT", bound=ProbeFunction)
+CallbackT = TypeVar("CallbackT", bound=Callback)
 
 
 def _to_destinations(values: Iterable[str | Destination]) -> tuple[Destination, ...]:
     if isinstance(values, str | Destination):
         raise TypeError(f"a list of destinations is meant, not one: write [{values!r}]")
-    return tuple(
-        value if isinstance(value, Destination) else Destination(value) for value in values
-    )
+    return tuple(_to_destination(value) for value in values)
+
+
+def _to_destination(value: str | Destination) -> Destination:
+    return value if isinstance(value, Destination) else Destination(value)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _call(state: PoolState, function: Callable[..., object], *args: Any) -> None:
+    """Call a function in a state's own loop; at once where that is the running one."""
+    if state.loop is _running_loop():
+        function(*args)
+    else:
+        # A loop that has been closed since has nothing to tell.
+        with contextlib.suppress(RuntimeError):
+            state.loop.call_soon_threadsafe(function, *args)
 
 
 class UpstreamPool:
@@ -50,18 +95,27 @@ class UpstreamPool:
         health: Active check of every destination that has none of its own, ``"/path"`` for short. The first round runs
             before the app serves; a pool that is started by its first use does not wait for it.
         outliers: Passive health, on by default: destinations that fail are ejected for a while. None turns it off.
-        breaker: Circuit breaker. Not in this release.
-        affinity: Affinity. Not in this release.
-        retry: Retry policy. Not in this release; a connect failure always moves on to the next destination.
-        limits: Limits. Not in this release.
+        breaker: When the whole pool is left alone for a while, and requests are answered 503; None is never.
+        affinity: What keeps the requests of one client with one destination; None keeps nothing.
+        retry: When a request is tried again, on by default. None tries nothing again; a request that finds no connection
+            moves on to the next destination in any case.
+        limits: How much the pool carries at once, and who may wait; None is no limit.
         timeouts: Time-outs for routes and groups that say none; None takes the proxy's.
-        slow_start: Slow start. Not in this release.
+        slow_start: How the weight of a destination grows that has come or come back while the pool runs; seconds are
+            short for ``SlowStart(seconds)``. None uses it in full at once.
         panic: Use every destination where none is healthy, instead of answering 503. Said once in the log.
         transport: How requests are sent; None is the default transport.
+        request_headers: Rules for the fields of every request that it is given, after those of the route. Like every rule
+            of a pool they are not filled in: a pool has no path parameters.
+        response_headers: Rules for the fields of every response that it gives, after those of the route.
+        query_rules: Rules for the query of every request, after those of the route.
+        cookies: Rules for its cookies, after those of the route.
+        request_filters: Filters of the content of its requests, after those of the route.
+        response_filters: Filters of the content of its responses, before those of the route.
         tls: How TLS is spoken with ``https`` destinations; None verifies against the system's certificates.
 
     Raises:
-        TypeError: If ``destinations`` is a lone string.
+        TypeError: If ``destinations`` is a lone string, or a rule is of another kind.
         ValueError: If there is no destination, one is repeated, or a keyword is not in this release.
     """
 
@@ -72,54 +126,61 @@ class UpstreamPool:
         *,
         monitor: HealthMonitor | None = None,
         balancing: Balancing | None = None,
-        health: HealthCheck | str | None = None,
+        health: Check | str | None = None,
         outliers: OutlierDetection | None = _OUTLIERS,
-        breaker: Any = None,
-        affinity: Any = None,
-        retry: Any = None,
-        limits: Any = None,
+        breaker: CircuitBreaker | None = None,
+        affinity: Affinity | None = None,
+        retry: Retry | None = _RETRY,
+        limits: Limits | None = _LIMITS,
+        request_headers: HeaderRules | None = None,
+        response_headers: HeaderRules | None = None,
+        query_rules: QueryRules | None = None,
+        cookies: CookieRules | None = None,
+        request_filters: Sequence[Any] | None = None,
+        response_filters: Sequence[Any] | None = None,
         timeouts: Timeouts | None = None,
-        slow_start: Any = None,
+        slow_start: SlowStart | float | None = None,
         panic: bool = False,
         transport: Transport | None = None,
         tls: TLS | None = None,
     ) -> None:
         self.name = name
-        self.destinations = _to_destinations(destinations)
-        if not self.destinations:
+        self._recipes: dict[Place, Destination] = {}
+        self._draining: frozenset[Place] = frozenset()
+        for destination in _to_destinations(destinations):
+            self._enter(destination)
+        if not self._recipes:
             raise ValueError(f"pool {name!r} needs at least one destination")
-        seen: set[tuple[str, str]] = set()
-        for destination in self.destinations:
-            place = (destination.origin, destination.base_path)
-            if place in seen:
-                raise ValueError(
-                    f"pool {name!r} has {destination.url!r} twice: say weight=2 instead"
-                )
-            seen.add(place)
-        given = {
-            "breaker": breaker,
-            "affinity": affinity,
-            "retry": retry,
-            "limits": limits,
-            "slow_start": slow_start,
-        }
-        missing = sorted(key for key, value in given.items() if value is not None)
-        if missing:
-            raise ValueError(f"pool {name!r}: {', '.join(missing)} is not in this release")
+        check_policies(retry=retry, limits=limits, breaker=breaker, affinity=affinity)
         self.monitor = monitor
         self.balancing: Balancing = balancing or PowerOfTwoChoices()
         self._health = to_health_check(health)
         self.outliers = outliers
+        self.breaker = breaker
+        self.affinity = affinity
+        self.retry = retry
+        self.limits = limits
+        self.slow_start = to_slow_start(slow_start)
+        self.transforms = read_transforms(
+            name,
+            request_headers=request_headers,
+            response_headers=response_headers,
+            query_rules=query_rules,
+            cookies=cookies,
+            request_filters=request_filters,
+            response_filters=response_filters,
+        )
         self.panic = panic
         self.timeouts = timeouts
         self.transport: Transport = transport or Http1Transport()
         self.tls = tls
+        self._on_change: list[Callback] = []
         self._states: LoopStates[PoolState] = LoopStates()
         self._latest: PoolState | None = None
 
     @override
     def __repr__(self) -> str:
-        return f"<UpstreamPool {self.name!r} {len(self.destinations)} destinations>"
+        return f"<UpstreamPool {self.name!r} {len(self._recipes)} destinations>"
 
     def adopt(self, monitor: HealthMonitor) -> None:
         """Take a proxy's monitor where the pool was declared without one."""
@@ -155,7 +216,7 @@ class UpstreamPool:
         else:
             sockets = BoundWebSockets(loop, self.tls)
         telemetry = find_telemetry(self.name)
-        return PoolState(
+        state = PoolState(
             name=self.name,
             loop=loop,
             monitor=monitor,
@@ -169,31 +230,245 @@ class UpstreamPool:
             health=self._health,
             panic=self.panic,
             outliers=self.outliers,
+            slow_start=self.slow_start,
+            on_change=self._on_change,
+            retry=self.retry,
+            rules=bind_rules(self.name, monitor, self.limits, self.breaker, self.affinity),
+            transforms=self.transforms,
         )
+        if self._draining:
+            self._told(state)
+        return state
+
+    # Destinations.
+
+    @property
+    def destinations(self) -> tuple[Destination, ...]:
+        """Its destinations as they are declared now, those that are drained among them."""
+        return tuple(self._recipes.values())
+
+    def _enter(self, recipe: Destination) -> None:
+        place = place_of(recipe)
+        if place in self._recipes:
+            raise ValueError(f"pool {self.name!r} has {recipe.url!r} twice: say weight=2 instead")
+        self._recipes = {**self._recipes, place: recipe}
+
+    def _find(self, destination: str | Destination) -> Place:
+        place = place_of(_to_destination(destination))
+        if place not in self._recipes:
+            url = destination if isinstance(destination, str) else destination.url
+            raise ValueError(f"pool {self.name!r} has no destination {url!r}")
+        return place
+
+    def add(self, destination: str | Destination) -> None:
+        """Take a further destination. It is used at once, or after its first probe where it has a check.
+
+        Like every change at run time it holds for the pool on every event loop and at later starts; on other loops than
+        the running one, a moment later.
+
+        Args:
+            destination: A URL or a ``Destination``.
+
+        Raises:
+            ValueError: If the pool has it already.
+        """
+        self._enter(_to_destination(destination))
+        self._tell()
+
+    def remove(self, destination: str | Destination) -> None:
+        """Give up a destination. What is in flight there goes on to its end; ``drain`` it before to have that bounded.
+
+        Args:
+            destination: A URL or a ``Destination``, of which origin and base path count.
+
+        Raises:
+            ValueError: If the pool has no such destination, or no other one.
+        """
+        place = self._find(destination)
+        if len(self._recipes) == 1:
+            raise ValueError(
+                f"pool {self.name!r} needs at least one destination: drain the last one instead"
+            )
+        self._recipes = {key: one for key, one in self._recipes.items() if key != place}
+        self._draining -= {place}
+        self._tell()
+
+    def set_weight(self, destination: str | Destination, weight: int) -> None:
+        """Give a destination another weight; the next request is balanced by it.
+
+        Args:
+            destination: A URL or a ``Destination``, of which origin and base path count.
+            weight: Share relative to the other destinations; at least 1.
+
+        Raises:
+            ValueError: If the pool has no such destination, or the weight is below 1.
+        """
+        place = self._find(destination)
+        self._recipes = {**self._recipes, place: evolve(self._recipes[place], weight=weight)}
+        self._tell()
+
+    async def drain(
+        self, destination: str | Destination | None = None, *, grace: float = 30.0
+    ) -> int:
+        """Send nothing new to a destination, and wait until nothing is left there.
+
+        What is in flight has the grace time to end. Then it is cut: exchanges as by a time-out, sessions with 1001 on
+        both sides. The destination stays in the pool, drained and probed, until ``undrain`` or ``remove``. Calling it
+        again gives another grace time. To be cancelled ends the waiting only.
+
+        Args:
+            destination: A URL or a ``Destination``, of which origin and base path count; None drains every one, and
+                requests are answered 503.
+            grace: Seconds until what is left is cut.
+
+        Returns:
+            How many exchanges and sessions were cut on the running loop.
+
+        Raises:
+            ValueError: If the pool has no such destination, or the grace time is below 0.
+        """
+        if not grace >= 0:
+            raise ValueError(f"grace must be at least 0 seconds: {grace!r}")
+        places = self._places(destination)
+        self._draining |= places
+        self._tell()
+        running = asyncio.get_running_loop()
+        drains: list[Drain] = []
+        for state in self._states.all():
+            if state.loop is running:
+                drains = state.drain(places, grace)
+            else:
+                _call(state, state.drain, places, grace)
+        for drain in drains:
+            await drain.over.wait()
+        return sum([drain.cut for drain in drains])
+
+    def undrain(self, destination: str | Destination | None = None) -> None:
+        """Use a drained destination again, or every one.
+
+        Args:
+            destination: A URL or a ``Destination``, of which origin and base path count; None is every one.
+
+        Raises:
+            ValueError: If the pool has no such destination.
+        """
+        self._draining -= self._places(destination)
+        self._tell()
+
+    def _places(self, destination: str | Destination | None) -> frozenset[Place]:
+        if destination is None:
+            return frozenset(self._recipes)
+        return frozenset([self._find(destination)])
+
+    def _tell(self) -> None:
+        """Have each state follow: at once on the running loop, by its own loop elsewhere."""
+        for state in self._states.all():
+            _call(state, self._told, state)
+
+    def _told(self, state: PoolState) -> None:
+        state.follow(self.destinations, self._draining)
 
     # Health.
 
     @property
-    def health(self) -> HealthCheck | None:
+    def health(self) -> Check | None:
         """The check of those destinations that have none of their own."""
         return self._health
 
-    def set_health(self, health: HealthCheck | str | None) -> None:
+    def set_health(self, health: Check | str | None) -> None:
         """Take another check, or none. Where the pool is running on this loop, everything is probed at once.
 
         Args:
             health: The check; ``"/path"`` is short for ``HealthCheck("/path")``.
         """
         self._health = to_health_check(health)
-        try:
-            state = self._states.get(asyncio.get_running_loop())
-        except RuntimeError:
-            return
+        loop = _running_loop()
+        state = None if loop is None else self._states.get(loop)
         if state is not None:
             state.watch_all(self._health)
             for destination in state.destinations:
                 if destination.watch is not None:
                     state.monitor.prober.probe_now(destination.watch)
+
+    @overload
+    def probe(self, function: ProbeT, /) -> ProbeT: ...
+
+    @overload
+    def probe(
+        self,
+        function: None = None,
+        /,
+        *,
+        interval: float | None = None,
+        timeout: float = 2.0,
+        rise: int = 2,
+        fall: int = 3,
+        unhealthy_interval: float | None = None,
+    ) -> Callable[[ProbeT], ProbeT]: ...
+
+    def probe(
+        self,
+        function: Any = None,
+        /,
+        *,
+        interval: float | None = None,
+        timeout: float = 2.0,
+        rise: int = 2,
+        fall: int = 3,
+        unhealthy_interval: float | None = None,
+    ) -> Any:
+        """Make an asynchronous function the check of those destinations that have none of their own.
+
+        ```python
+        @jobs.probe(interval=5.0)
+        async def has_room(destination: Destination) -> float:
+            return 1.0 / (1 + await queue_depth(destination.url))
+        ```
+
+        Args:
+            function: Given the ``Destination``. None and True mean healthy, False unhealthy; a number is the weight from
+                then on, and 0 unhealthy. What it raises, or that it takes too long, is why the destination is unhealthy.
+            interval: Seconds between probes; None takes the monitor's.
+            timeout: Seconds for one probe, after which it is cancelled.
+            rise: Consecutive successes until a destination is used again.
+            fall: Consecutive failures until it is no longer used.
+            unhealthy_interval: Seconds between probes of one that is unhealthy; None is ``interval``.
+
+        Returns:
+            The function, or a decorator where only keywords are given.
+
+        Raises:
+            TypeError: If the function is not asynchronous.
+        """
+
+        def use(found: ProbeT) -> ProbeT:
+            check = FunctionCheck(
+                found,
+                interval=interval,
+                timeout=timeout,
+                rise=rise,
+                fall=fall,
+                unhealthy_interval=unhealthy_interval,
+            )
+            self.set_health(check)
+            return found
+
+        return use if function is None else use(function)
+
+    def on_change(self, function: CallbackT, /) -> CallbackT:
+        """Have a function called whenever something changes for a destination: ``@pool.on_change``.
+
+        It is given a ``proxyroutes.typing.HealthEvent``, and may be asynchronous. Events come one after the other, in a
+        task of the pool: no request waits for it. What it raises is logged.
+
+        Args:
+            function: What is called.
+
+        Returns:
+            The function.
+        """
+        self._on_change.append(function)
+        return function
 
     def status(self) -> tuple[DestinationStatus, ...]:
         """Every destination on the running loop: health, why, what is in flight.

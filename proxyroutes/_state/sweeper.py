@@ -29,6 +29,10 @@ class Swept(Protocol):
         """Look at the time; must not raise."""
         ...
 
+    def cut(self, destination: object) -> bool:
+        """End if it holds this destination; whether it did. Must not raise."""
+        ...
+
 
 class Sweeper:
     """Ticks over what waits on one event loop.
@@ -61,6 +65,10 @@ class Sweeper:
     def discard(self, entry: Swept) -> None:
         """Take out what has ended."""
         self._entries.discard(entry)
+
+    def cut(self, destination: object) -> int:
+        """End whatever holds this destination; how many did."""
+        return sum([entry.cut(destination) for entry in tuple(self._entries)])
 
     def spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Start a task that this sweeper owns until it is done."""

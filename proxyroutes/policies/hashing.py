@@ -20,6 +20,9 @@ __all__ = ["ConsistentHash"]
 POINTS = 64
 """Points on the ring for a weight of 1; the spread of the shares falls with its square root."""
 
+MOST_POINTS = 64 * 256
+"""Points of one destination at most, whatever its weight: a ring is made within a request."""
+
 Key = Callable[[ForwardedHead], "str | bytes | None"]
 
 
@@ -114,8 +117,8 @@ class _ConsistentHashBalancer:
     _known: Sequence[Candidate] = ()
     _points: list[int] = field(factory=list)
     _owners: list[Candidate] = field(factory=list)
-    # Points are worked out once for each destination: a ring is made anew whenever one comes or goes.
-    _made: dict[tuple[bytes, int], list[int]] = field(factory=dict)
+    # Points are worked out once for each destination: a ring is made anew whenever one comes, goes or changes its weight.
+    _made: dict[bytes, list[int]] = field(factory=dict)
 
     def pick(self, candidates: Sequence[Candidate], head: ForwardedHead, /) -> Candidate:
         key = self._key(head)
@@ -131,17 +134,14 @@ class _ConsistentHashBalancer:
 
     def _make(self, candidates: Sequence[Candidate]) -> None:
         ring: list[tuple[int, int]] = []
-        made: dict[tuple[bytes, int], list[int]] = {}
+        made: dict[bytes, list[int]] = {}
         for number, candidate in enumerate(candidates):
-            known = (candidate.identity, candidate.weight)
-            points = self._made.get(known)
-            if points is None:
-                points = [
-                    _hash(b"%b#%d" % (candidate.identity, turn))
-                    for turn in range(POINTS * candidate.weight)
-                ]
-            made[known] = points
-            ring += [(point, number) for point in points]
+            identity = candidate.identity
+            count = min(max(1, round(POINTS * candidate.weight)), MOST_POINTS)
+            points = made[identity] = self._made.get(identity, [])
+            # The same points in the same order whatever the weight: a heavier one has more of them, and keeps its keys.
+            points += [_hash(b"%b#%d" % (identity, turn)) for turn in range(len(points), count)]
+            ring += [(point, number) for point in points[:count]]
         ring.sort()
         self._known = candidates
         self._made = made

@@ -1,5 +1,6 @@
 """For tests of gateways, ours and yours: a clock to turn by hand, origins that do what they are told, a real server."""
 
+from proxyroutes.testing.client import open_client, open_socket_client
 from proxyroutes.testing.clock import ManualClock
 from proxyroutes.testing.gateway import RunningGateway, run_gateway
 from proxyroutes.testing.origin import (
@@ -15,6 +16,8 @@ from proxyroutes.testing.origin import (
     Step,
     Wait,
 )
+from proxyroutes.testing.replace import replaced_transport
+from proxyroutes.testing.upstream import RecordedRequest, RecordingUpstream
 
 __all__ = [
     "Close",
@@ -24,11 +27,16 @@ __all__ = [
     "ReadHead",
     "ReadToEnd",
     "ReadUntil",
+    "RecordedRequest",
+    "RecordingUpstream",
     "Reset",
     "RunningGateway",
     "Script",
     "ScriptedOrigin",
     "Step",
     "Wait",
+    "open_client",
+    "open_socket_client",
+    "replaced_transport",
     "run_gateway",
 ]

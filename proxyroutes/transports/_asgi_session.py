@@ -402,6 +402,10 @@ class BoundASGISessions:
     def __len__(self) -> int:
         return len(self._sessions)
 
+    def forget(self, destination: Endpoint) -> None:
+        """Nothing is known of one: the application is the same for all."""
+        del destination
+
     async def connect(
         self,
         head: ForwardedHead,

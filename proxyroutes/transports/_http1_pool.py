@@ -203,12 +203,18 @@ class ConnectionPool:
         for connection in [one for one in self.idle if one.expires_at <= now]:
             connection.close()
 
-    def close(self) -> None:
-        """Close every connection; whoever waits for one gets none."""
+    def retire(self) -> None:
+        """Close the idle connections, and each other one when its exchange is over."""
         self.closed = True
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_exception(UpstreamConnectError("the pool is closed"))
         self._waiters.clear()
+        for connection in tuple(self.idle):
+            connection.close()
+
+    def close(self) -> None:
+        """Close every connection; whoever waits for one gets none."""
+        self.retire()
         for connection in tuple(self.connections):
             connection.connection_lost(ConnectionAbortedError("the pool is closed"))

@@ -37,12 +37,16 @@ _GONE_WAIT = 0.5
 
 
 class Counts(Protocol):
-    """What is counted of a session."""
+    """What is counted of a session, and whom it holds."""
 
     request_bytes: int
     response_bytes: int
     request_messages: int
     response_messages: int
+
+    def holds(self, destination: object) -> bool:
+        """Whether the session is with this destination."""
+        ...
 
 
 class Tunnel:
@@ -90,6 +94,13 @@ class Tunnel:
             self.ending = ending
             if self._main is not None and self._main is not asyncio.current_task():
                 self._main.cancel()
+
+    def cut(self, destination: object) -> bool:
+        """End the session if it is with this destination, which is taken away; whether it was."""
+        if self.ending is not None or not self._counts.holds(destination):
+            return False
+        self.end(Ending(Side.GATEWAY, 1001, "the destination was drained"))
+        return True
 
     async def run(self) -> None:
         """Relay until the session ends; ``ending`` says how.

@@ -101,6 +101,7 @@ class BoundHttp1Transport:
         self._tls = tls
         self._context: ssl.SSLContext | None = None
         self._pools: dict[Endpoint, ConnectionPool] = {}
+        self._retired: set[ConnectionPool] = set()
         self._expiry: asyncio.TimerHandle | None = None
         self._pumps: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -131,6 +132,7 @@ class BoundHttp1Transport:
         for pool in self._pools.values():
             if pool.idle:
                 pool.expire(now)
+        self._retired = {pool for pool in self._retired if pool.connections}
         self._expiry = self._loop.call_later(_EXPIRY_TICK, self._expire)
 
     async def send(
@@ -169,6 +171,7 @@ class BoundHttp1Transport:
                 return response
             # The upstream had closed a connection that looked idle, before it saw the request: once more on a fresh one.
             attempt.reused = attempt.sent = attempt.connected = False
+            attempt.repeated = True
             attempt.enter(Stage.CONNECT)
             connection = None
             fresh = True
@@ -188,15 +191,24 @@ class BoundHttp1Transport:
         self._pumps.add(pump)
         pump.add_done_callback(self._pumps.discard)
 
+    def forget(self, destination: Endpoint) -> None:
+        """Close the connections to a destination: the idle ones at once, each other one when its exchange is over."""
+        pool = self._pools.pop(destination, None)
+        if pool is not None:
+            pool.retire()
+            if pool.connections:
+                self._retired.add(pool)
+
     async def aclose(self) -> None:
         """Close every connection."""
         self._closed = True
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None
-        for pool in self._pools.values():
+        for pool in (*self._pools.values(), *self._retired):
             pool.close()
         self._pools.clear()
+        self._retired.clear()
         await asyncio.gather(*self._pumps, return_exceptions=True)
         # asyncio closes a socket one turn after its transport; nobody may find it open after this.
         await asyncio.sleep(0)
@@ -208,6 +220,7 @@ def _is_unseen(
     """Whether a request on a reused connection may be sent again: nothing came back, and nothing of it is lost."""
     return (
         attempt.reused
+        and attempt.may_repeat
         and response.untouched
         and not attempt.body_consumed
         and head.method in _IDEMPOTENT

@@ -70,6 +70,10 @@ class BoundSessions(Protocol):
         """Ask for a session; see ``BoundWebSockets.connect``."""
         ...
 
+    def forget(self, destination: Endpoint) -> None:
+        """Forget what is known of a destination that is gone; its sessions go on."""
+        ...
+
     async def aclose(self) -> None:
         """End every session."""
         ...
@@ -169,6 +173,10 @@ class BoundWebSockets:
             raise UpstreamConnectError("the pool is closed")
         self._connections.add(connection)
         return connection
+
+    def forget(self, destination: Endpoint) -> None:
+        """Forget what is known of a destination that is gone; its sessions go on."""
+        self._addresses.pop(destination, None)
 
     def _forget(self, connection: WebSocketConnection) -> None:
         self._connections.discard(connection)

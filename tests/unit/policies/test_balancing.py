@@ -30,6 +30,7 @@ class Candidate:
     weight: int = 1
     in_flight: int = 0
     latency: float | None = None
+    factor: float = 1.0
 
     @property
     def identity(self):
@@ -97,9 +98,16 @@ def test_round_robin_goes_on_with_fewer_candidates():
         pytest.param(
             (0.9, 0.0), [Candidate("a", in_flight=1), B], "b", id="fewer-in-flight-drawn-first"
         ),
-        pytest.param((0.0, 0.0), [A, Candidate("b", weight=2)], "b", id="idle-and-heavier"),
+        pytest.param((0.0, 0.0), [A, Candidate("b", weight=2)], "a", id="idle-tie"),
+        pytest.param((0.4, 0.0), [A, Candidate("b", weight=2)], "b", id="heavier-is-drawn-more"),
         pytest.param(
-            (0.0, 0.0), [A, Candidate("b", weight=2, in_flight=2)], "a", id="heavier-but-busier"
+            (0.0, 0.0),
+            [Candidate("a", in_flight=1), Candidate("b", weight=3, in_flight=2)],
+            "b",
+            id="fewer-for-its-weight",
+        ),
+        pytest.param(
+            (0.0, 0.0), [A, Candidate("b", weight=2, in_flight=1)], "a", id="heavier-but-busier"
         ),
     ],
 )
