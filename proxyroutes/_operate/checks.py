@@ -60,10 +60,7 @@ class Finding:
 
 def to_findings(problems: Iterable[DeclarationError]) -> list[Finding]:
     """The mistakes that the build has reported."""
-    return [
-        Finding("error", "declaration", one.location or "-", one.problem)
-        for one in problems
-    ]
+    return [Finding("error", "declaration", one.location or "-", one.problem) for one in problems]
 
 
 # Routes.

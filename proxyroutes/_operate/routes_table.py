@@ -19,7 +19,7 @@ from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.settings import Destination, Timeouts
 from proxyroutes.transports.asgi import ASGITransport
 
-__all__ = ["Table", "route_table"]
+__all__ = ["Table", "route_rows", "route_table"]
 
 _HEADER = (
     "methods",
@@ -75,6 +75,11 @@ def route_table(routes: Sequence[BaseRoute]) -> Table:
         tuple(_HEADER[number] for number in kept),
         tuple(tuple(row[number] for number in kept) for row in rows),
     )
+
+
+def route_rows(routes: Sequence[BaseRoute]) -> list[dict[str, str]]:
+    """The same as one dictionary a route, with every column."""
+    return [dict(zip(_HEADER, row, strict=True)) for row in _rows(routes, "")]
 
 
 def _rows(routes: Sequence[BaseRoute], mounted: str) -> Iterator[tuple[str, ...]]:
