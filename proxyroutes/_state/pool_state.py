@@ -436,14 +436,6 @@ class PoolState:
             or destination.full
         )
 
-    def peek(self, head: ForwardedHead) -> DestinationState | None:
-        """What ``lease`` would choose now, without holding it and without taking a turn; None if nothing is left."""
-        candidates = self.available
-        if len(candidates) < 2:
-            return candidates[0] if candidates else None
-        look = getattr(self.balancer, "peek", self.balancer.pick)
-        return cast("DestinationState", look(candidates, head))
-
     def _pick_another(
         self, head: ForwardedHead, tried: Sequence[DestinationState]
     ) -> DestinationState:
