@@ -1,17 +1,21 @@
 """The API gateway that you declare in Python."""
 
+from proxyroutes._build.forward import Forward
 from proxyroutes._build.lane import GatewayMiddleware
+from proxyroutes._build.readiness import HealthMonitor
+from proxyroutes._build.responses import RelayResponse
 from proxyroutes._serve.session import Session
 from proxyroutes._serve.steps.forwarded import ForwardedRequest
-from proxyroutes._state.monitor import HealthMonitor
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import BuildError, GatewayError, ProxyRoutesError
+from proxyroutes.policies.retries import Retry
 from proxyroutes.proxy import Proxy
 from proxyroutes.settings import Destination, HealthCheck, Limits, Match, Timeouts
 
 __all__ = [
     "BuildError",
     "Destination",
+    "Forward",
     "ForwardedRequest",
     "GatewayError",
     "GatewayMiddleware",
@@ -21,6 +25,8 @@ __all__ = [
     "Match",
     "Proxy",
     "ProxyRoutesError",
+    "RelayResponse",
+    "Retry",
     "Session",
     "Timeouts",
     "UpstreamPool",

@@ -5,6 +5,7 @@ ProxyRoutesError
 ├── DeclarationError            the developer's mistake; names the stub's file and line
 │   ├── PathTemplateError
 │   ├── StubError
+│   │   └── EditError           also a ValueError: an edit that cannot be sent; names the line that made it
 │   ├── DuplicateRouteError
 │   └── PolicyError
 ├── BuildError                  also an ExceptionGroup of DeclarationErrors: all at once
@@ -13,7 +14,8 @@ ProxyRoutesError
     ├── UpstreamConnectError    502  nothing was sent: always safe to try elsewhere
     ├── UpstreamTimeoutError    504  ``stage`` says which time-out
     ├── UpstreamProtocolError   502  the upstream broke the protocol or the connection
-    ├── ClientRequestError      400  the received request cannot be forwarded (also 405, 408, 413, 414, 417, 431, 508)
+    ├── FilterError             502  a filter of content failed
+    ├── ClientRequestError      400  the received request cannot be forwarded (also 405, 408, 413, 414, 415, 417, 431, 508)
     └── RelayInterruptedError   -    the head was already sent: the connection is broken
 ```
 
@@ -37,6 +39,8 @@ __all__ = [
     "ClientRequestError",
     "DeclarationError",
     "DuplicateRouteError",
+    "EditError",
+    "FilterError",
     "GatewayError",
     "NoDestinationError",
     "PathTemplateError",
@@ -101,6 +105,14 @@ class StubError(DeclarationError):
     """A stub that asks for something that its route does not give."""
 
 
+class EditError(StubError, ValueError):
+    """An edit of a message that cannot be sent: a line break in a value, a name that is none. Nothing was sent.
+
+    Attributes:
+        location: ``file:line`` of the edit.
+    """
+
+
 class DuplicateRouteError(DeclarationError):
     """A route that repeats an earlier one or can never be reached."""
 
@@ -139,10 +151,12 @@ class GatewayError(ProxyRoutesError):
         sent: Whether the upstream may have seen any part of the request.
         destination: The destination's origin, or None before one was chosen.
         retry_after: Seconds for a ``Retry-After`` field, or None for none.
+        recorded: Whether it is in the record of an exchange.
     """
 
     status_code: int = 502
     title: str = "Bad gateway"
+    recorded: bool = False
     slug: ClassVar[str] = "gateway-error"
     default_stage: ClassVar[Stage] = Stage.SELECT
     default_side: ClassVar[Side] = Side.UPSTREAM
@@ -214,6 +228,15 @@ class UpstreamProtocolError(GatewayError):
     title = "The upstream answered badly"
     slug = "upstream-protocol"
     default_stage = Stage.RESPONSE_HEAD
+
+
+class FilterError(GatewayError):
+    """A filter of content raised, or gave what cannot be sent on; neither the client nor the upstream is to blame."""
+
+    title = "The content could not be filtered"
+    slug = "filter"
+    default_stage = Stage.RESPONSE_BODY
+    default_side = Side.GATEWAY
 
 
 class ClientRequestError(GatewayError):

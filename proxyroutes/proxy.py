@@ -6,10 +6,10 @@ No logic of its own lives here: each method hands over to the room where it belo
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import evolve
 from fastapi import APIRouter
@@ -21,14 +21,10 @@ from typing_extensions import Unpack, override
 from proxyroutes._build.app import GatewayApp, make_app
 from proxyroutes._build.compile import Compiled, compile_specs
 from proxyroutes._build.defaults import Defaults
-from proxyroutes._build.imperative import (
-    FieldValues,
-    UrlPools,
-    edit_head,
-    forward,
-    imperative_plan,
-)
+from proxyroutes._build.imperative import UrlPools, forward, imperative_plan
 from proxyroutes._build.lifespan import Lifespan
+from proxyroutes._build.overrides import FieldValues, edit_head
+from proxyroutes._build.readiness import HealthMonitor
 from proxyroutes._build.router import make_router
 from proxyroutes._build.stubs import forwarded_request
 from proxyroutes._build.websockets import imperative_session_plan, relay
@@ -44,9 +40,9 @@ from proxyroutes._operate.status.traffic import Traffic
 from proxyroutes._serve.exchange import Observer
 from proxyroutes._serve.fields import has_bad_name
 from proxyroutes._serve.steps.forwarded import ForwardedRequest
-from proxyroutes._state.monitor import HealthMonitor
+from proxyroutes._state.on_error import read_on_error
 from proxyroutes._state.pools import UpstreamPool
-from proxyroutes.exceptions import BuildError
+from proxyroutes.exceptions import BuildError, DeclarationError, GatewayError
 from proxyroutes.settings import AccessLog, Forwarding, Timeouts
 from proxyroutes.typing import ForwardedHead
 
@@ -56,6 +52,8 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
 __all__ = ["Proxy"]
+
+HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
 
 
 class Proxy(RouteGroup):
@@ -95,7 +93,8 @@ class Proxy(RouteGroup):
         name = f"proxyroutes-{secrets.token_hex(4)}" if via is None else via
         if has_bad_name(name.encode("latin-1", "replace")):
             raise ValueError(f"via is a token: {via!r}")
-        super().__init__(Registry(), "", dict(defaults))
+        super().__init__(Registry(), "", {})
+        self._take_defaults(defaults)
         self.monitor = monitor or HealthMonitor()
         self._observers = [on_exchange] if callable(on_exchange) else list(on_exchange)
         if access_log:
@@ -108,6 +107,7 @@ class Proxy(RouteGroup):
             via=name.encode("ascii"),
             redirect_slashes=redirect_slashes,
             observers=self._observers,
+            on_error=self._registry.on_error,
         )
         self._collector: Collector | None = None
         self._compiled: Compiled | None = None
@@ -157,9 +157,43 @@ class Proxy(RouteGroup):
                     async with inner(app) as state:
                         yield state
 
-        router = make_router(compiled, {**options, "lifespan": lifespan})
+        router = make_router(compiled, {**options, "lifespan": lifespan}, self._find_pool)
         self._routers.append(router)
         return router
+
+    def on_error(self, kind: type[GatewayError] = GatewayError) -> Callable[[HandlerT], HandlerT]:
+        """Have failures answered by a function, where the handlers of route, groups and pool have no answer.
+
+        It is given the error and the request as the client sent it, and may be asynchronous. It returns a ``Response``,
+        what JSON can hold, which is sent with the error's status, or None: then the next handler is asked, and at last
+        the answer is problem+json, or a page where the client would rather have HTML. It must not block. One that fails
+        itself is logged and passed over. An exception handler that the application has registered comes before all of
+        them; nobody is asked once the head of a response was sent.
+
+        ```python
+        @proxy.on_error(UpstreamTimeoutError)
+        async def slow(error: UpstreamTimeoutError, request: ForwardedRequest) -> dict[str, str]:
+            return {"slow": request.route}
+        ```
+
+        Args:
+            kind: The errors that it is asked about; ``GatewayError`` is all of them.
+
+        Returns:
+            A decorator that records the function and gives it back unchanged.
+
+        Raises:
+            TypeError: From the decorator, if it is no handler.
+            DeclarationError: From the decorator, if the proxy was already built.
+        """
+
+        def decorate(handle: HandlerT) -> HandlerT:
+            if self._registry.sealed:
+                raise DeclarationError("a handler of errors is declared before the build")
+            self._registry.on_error.extend(read_on_error({kind: handle}))
+            return handle
+
+        return decorate
 
     def on_exchange(self, observer: Observer) -> Observer:
         """Have every exchange and session that ends seen by one more observer; may be a decorator, also after the build.

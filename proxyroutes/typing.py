@@ -7,19 +7,21 @@ Nothing here does anything.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
-from attrs import define
+from attrs import define, frozen
 
 from proxyroutes.exceptions import GatewayError, Stage
 from proxyroutes.settings import TLS, Timeouts
 
 __all__ = [
     "ASGIApp",
+    "Affinity",
     "Attempt",
     "Balancer",
     "Balancing",
     "Body",
+    "BoundAffinity",
     "BoundTransport",
     "Candidate",
     "Clock",
@@ -28,6 +30,7 @@ __all__ = [
     "Field",
     "Fields",
     "ForwardedHead",
+    "HealthEvent",
     "JSONValue",
     "Message",
     "RandomSource",
@@ -87,6 +90,7 @@ class ForwardedHead:
         fields: Field lines without ``Host``, ``Content-Length`` and ``Transfer-Encoding``.
         host: The value of ``Host``, or None for the destination's authority.
         content_length: Bytes of the body; None where there is no body or its length is unknown.
+        secure: Whether the client speaks TLS with the gateway.
     """
 
     method: bytes
@@ -94,6 +98,44 @@ class ForwardedHead:
     fields: Fields
     host: bytes | None
     content_length: int | None
+    secure: bool = False
+
+
+@frozen(kw_only=True)
+class HealthEvent:
+    """Something has changed for a destination of a pool.
+
+    Attributes:
+        kind: What: a check has come to a verdict (``"healthy"``, ``"unhealthy"``) or gives another weight (``"weight"``,
+            as ``set_weight`` does); outlier detection takes it out or lets it in (``"ejected"``, ``"readmitted"``); it was
+            ``"drained"``, ``"undrained"``, ``"added"`` or ``"removed"``.
+        pool: The pool's name.
+        destination: The destination's URL as it was declared.
+        reason: Why, in words.
+        healthy: The verdict of its check now; None where there is none, or no result yet.
+        available: Whether a request may be sent to it now.
+        at: Seconds on the monitor's clock.
+        missed: Events before this one that the listener was too slow for.
+    """
+
+    kind: Literal[
+        "healthy",
+        "unhealthy",
+        "weight",
+        "ejected",
+        "readmitted",
+        "drained",
+        "undrained",
+        "added",
+        "removed",
+    ]
+    pool: str
+    destination: str
+    reason: str
+    healthy: bool | None
+    available: bool
+    at: float
+    missed: int = 0
 
 
 class Body(Protocol):
@@ -160,12 +202,16 @@ class Attempt:
         sent: The first byte was handed to the operating system: the upstream may have seen it.
         body_consumed: A byte of the client's content was read and is gone.
         reused: The connection had served an exchange before.
+        route: The route's name; the gateway enters it.
+        number: Which attempt of its exchange it is, from 1; the gateway enters it.
         destination: The origin that is asked; the gateway enters it.
         began_at: Seconds on the monotonic clock when it began; the gateway enters it.
         connected_at: Seconds on the monotonic clock when a connection was there, or 0.0.
         failure: Why it failed, or None; the gateway enters it.
         failed_at: Seconds on the monotonic clock when it failed, or 0.0.
-        span: What a tracer keeps with it, or None.
+        may_repeat: Whether the transport may send the request once more where a reused connection has died before it
+            answered. Set by the gateway: one repetition for one exchange.
+        repeated: The transport has done so.
     """
 
     # Class attributes are what an attempt begins with.
@@ -175,10 +221,12 @@ class Attempt:
     sent = False
     body_consumed = False
     reused = False
-    destination = ""
+    route = destination = ""
+    number = 0
     began_at = connected_at = failed_at = 0.0
     failure: Exception | None = None
-    span: Any = None
+    may_repeat = True
+    repeated = False
 
     def enter(self, stage: Stage) -> None:
         """Begin a stage."""
@@ -417,6 +465,37 @@ class Balancer(Protocol):
 
     def pick(self, candidates: Sequence[Candidate], head: ForwardedHead, /) -> Candidate:
         """Choose one of at least two candidates. Never blocks, never changes ``candidates``."""
+        ...
+
+
+class BoundAffinity(Protocol):
+    """Affinity for one pool."""
+
+    @property
+    def rejects(self) -> bool:
+        """Whether a request whose destination is not available is answered 503, instead of asking another one."""
+        ...
+
+    def find(self, members: Sequence[Candidate], head: ForwardedHead, /) -> Candidate | None:
+        """The destination that a request belongs to, of all that the pool has, available or not; None for any."""
+        ...
+
+    def find_another(
+        self, available: Sequence[Candidate], head: ForwardedHead, /
+    ) -> Candidate | None:
+        """Who of those that are available takes the place of one that is lost; None for whom the balancing chooses."""
+        ...
+
+    def fields(self, chosen: Candidate, head: ForwardedHead, /) -> Fields:
+        """Fields for the response that begins an affinity with this destination."""
+        ...
+
+
+class Affinity(Protocol):
+    """A recipe for affinity."""
+
+    def bind(self, *, pool: str, clock: Clock, random: RandomSource) -> BoundAffinity:
+        """Make the affinity of one pool, whose name is given."""
         ...
 
 

@@ -34,12 +34,14 @@ NAMES = [
 # The part of the contract that this release has, at the place where examples and users import it from.
 CONTRACT = {
     "Destination",
+    "Forward",
     "ForwardedRequest",
     "HealthCheck",
     "HealthMonitor",
     "Limits",
     "Match",
     "Proxy",
+    "Retry",
     "Timeouts",
     "UpstreamPool",
 }

@@ -43,10 +43,10 @@ class GatewayApp:
         try:
             found = locate(self._index, scope)
         except ClientRequestError as error:
-            await send_problem(error, send)
+            await send_problem(error, send, scope)
             return
         if found is None:
-            await send_problem(refuse("no route has this path", 404, "Not found"), send)
+            await send_problem(refuse("no route has this path", 404, "Not found"), send, scope)
         elif found.full:
             await serve_http(found.plan, found, scope, receive, send)
         else:

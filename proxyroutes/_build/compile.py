@@ -23,6 +23,7 @@ from proxyroutes._build.check import (
     texts,
 )
 from proxyroutes._build.defaults import Defaults
+from proxyroutes._build.handlers import read_handlers
 from proxyroutes._build.hidden import check_hidden, check_hidden_websockets
 from proxyroutes._build.sessions import (
     check_session,
@@ -31,11 +32,11 @@ from proxyroutes._build.sessions import (
     session_field_actions,
 )
 from proxyroutes._build.steps import read_steps
+from proxyroutes._build.transforms import forwarding_of, make_hop
 from proxyroutes._build.upstreams import Chooser, resolve_upstream
 from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.templates import Segment, Template, parse_rewrite, parse_template
 from proxyroutes._serve.fields import field_actions, has_bad_name
-from proxyroutes._serve.forwarding import Hop
 from proxyroutes._serve.guard import check_host, check_method
 from proxyroutes._serve.match import RouteIndex
 from proxyroutes._serve.exchange import Observer
@@ -162,6 +163,7 @@ def _compile_route(
         map_location=spec.location == "rewrite",
         plain=not spec.facts.speaks and not spec.facts.parameters,
         steps=read_steps(spec, template, defaults, problems),
+        on_error=read_handlers(spec, problems),
     )
 
 
@@ -191,12 +193,11 @@ def _common(
         "rewrite": None if rewrite is None else _pieces(rewrite.segments, names),
         "inverse": None if rewrite is None else _inverse(rewrite.segments, names),
         "public": _pieces(template.segments, names),
-        "hop": Hop(
-            forwarding if isinstance(forwarding, Forwarding) else defaults.forwarding, defaults.via
-        ),
+        "hop": make_hop(forwarding_of(forwarding, defaults), defaults.via),
         "timeouts": timeouts or defaults.timeouts,
         "pool_timeouts": timeouts is None,
         "observers": defaults.observers,
+        "last_on_error": defaults.on_error,
         "speaks": spec.facts.speaks,
     }
 
@@ -236,6 +237,7 @@ def _compile_websocket(
         plain=not spec.facts.speaks and not spec.facts.parameters and not spec.dependencies,
         settings=read_settings(spec),
         allowed_origins=read_origins(spec),
+        steps=read_steps(spec, template, defaults, problems),
     )
 
 

@@ -8,6 +8,7 @@ from attrs import frozen
 
 from proxyroutes._serve.exchange import Observer
 from proxyroutes._state.monitor import HealthMonitor
+from proxyroutes._state.on_error import OnError
 from proxyroutes.settings import Forwarding, Timeouts
 
 __all__ = ["Defaults"]
@@ -23,3 +24,5 @@ class Defaults:
     via: bytes
     redirect_slashes: bool
     observers: Sequence[Observer]
+    on_error: Sequence[OnError] = ()
+    """The proxy's handlers of failures; complete once it is built."""

@@ -15,12 +15,13 @@ from fastapi import APIRouter, Depends, HTTPException, WebSocket
 from starlette.concurrency import run_in_threadpool
 from starlette.websockets import WebSocketState
 
+from proxyroutes._build.calls import CALL
 from proxyroutes._build.compile import CompiledWebSocket
 from proxyroutes._build.sessions import session_field_actions
-from proxyroutes._build.stubs import CALL, read_parameters
+from proxyroutes._build.stubs import read_parameters
 from proxyroutes._declare.specs import WebSocketSpec
 from proxyroutes._serve.failures import problem
-from proxyroutes._serve.guard import check_target, refuse
+from proxyroutes._serve.guard import check_target
 from proxyroutes._serve.match import Found, raw_path_of, split_path
 from proxyroutes._serve.plan import Plan
 from proxyroutes._serve.session import Session
@@ -127,9 +128,7 @@ def add_websocket(router: APIRouter, route: CompiledWebSocket, locate: Locate) -
         )
 
 
-def _make_provider(
-    plan: SessionPlan, locate: Locate
-) -> Callable[[WebSocket], Awaitable[Session]]:
+def _make_provider(plan: SessionPlan, locate: Locate) -> Callable[[WebSocket], Awaitable[Session]]:
     async def provide(websocket: WebSocket) -> Session:
         scope = websocket.scope
         try:

@@ -10,7 +10,7 @@ from attrs import fields, frozen
 from fastapi.routing import APIWebSocketRoute, iter_route_contexts
 from starlette.routing import BaseRoute, Mount
 
-from proxyroutes._build.router import ProxyRoute
+from proxyroutes._build.routes import ProxyRoute
 from proxyroutes._build.websockets import plan_of
 from proxyroutes._declare.templates import parse_template
 from proxyroutes._serve.plan import Plan

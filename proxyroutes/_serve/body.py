@@ -112,6 +112,21 @@ class ReceivedBody:
         finally:
             exchange.client_stalls = False
 
+    def hand_over(self, exchange: Exchange) -> ReceivedBody | None:
+        """The same content for the next exchange; None if some of it is gone, or its own exchange goes on."""
+        own = self._exchange
+        if own.request_bytes or not own.ended:
+            return None
+        body = ReceivedBody(
+            exchange,
+            self.content_length,
+            self._limit,
+            self._first,
+            expects_continue=not self._wanted,
+        )
+        body._ended = self._ended
+        return body
+
     def listen(self) -> asyncio.Task[None] | None:
         """Take one message while nobody reads, so that a client that leaves is heard.
 

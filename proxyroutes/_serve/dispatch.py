@@ -40,7 +40,7 @@ async def answer_partial(found: Found, scope: Scope, send: Send) -> None:
         # First of all, so that no part of a target that two parties read differently gets into a Location.
         check_target(found.raw_path, scope.get("query_string", b""))
     except ClientRequestError as refusal:
-        await send_problem(refusal, send)
+        await send_problem(refusal, send, scope)
         return
     if found.redirect:
         location = redirect_location(raw_path_of(scope), scope.get("query_string", b""))
@@ -54,4 +54,5 @@ async def answer_partial(found: Found, scope: Scope, send: Send) -> None:
             error.detail, status_code=405, title=error.title, fields=(found.plan.allow,)
         ),
         send,
+        scope,
     )

@@ -27,7 +27,7 @@ from proxyroutes.exceptions import (
 from proxyroutes.settings import Timeouts
 from proxyroutes.typing import Attempt, ExchangeRecord, Receive
 
-__all__ = ["ClientLeft", "Exchange", "Observer"]
+__all__ = ["ClientLeft", "Exchange", "Held", "Observer"]
 
 _logger = logging.getLogger("proxyroutes.serve")
 
@@ -44,15 +44,29 @@ class Listener(Protocol):
         ...
 
 
+class Held(Protocol):
+    """What an exchange has until its end."""
+
+    def release(self, exchange: Exchange) -> None:
+        """The exchange has ended; must not raise."""
+        ...
+
+
 class Exchange(ExchangeRecord):
     """One client request with its response.
 
     Attributes:
+        asked: Seconds on the monotonic clock when a destination was first asked for; 0.0 where nobody wants to know.
+        leased: The same for when the last attempt had its destination.
         timeouts: The time-outs that hold for it.
+        held: What it has until its end, such as its place in a pool.
+        patience: Until when something is waited for, in seconds on the clock, and what ends it then; None for ever.
     """
 
     # What its last attempt holds, so that it can be cut where its destination is taken away.
     lease: Lease | None = None
+    # Only where the route asks for its times.
+    asked = leased = 0.0
     interruption: GatewayError | ClientLeft | None = None
     # Set while the gateway waits for the client, so that a time-out is blamed on the right side.
     client_stalls = False
@@ -60,8 +74,12 @@ class Exchange(ExchangeRecord):
     may_watch = False
     # The content that somebody else reads, if the request has some.
     body: Listener | None = None
+    # What is let go of at the end beside the sweeper's entry: streams with filters.
+    closers: tuple[Callable[[], None], ...] = ()
     # The total time is over: no further attempt.
     expired = False
+    held: tuple[Held, ...] = ()
+    patience: tuple[float, GatewayError] | None = None
     _watch: asyncio.Task[None] | None = None
     _listener: asyncio.Task[None] | None = None
     _task: asyncio.Task[Any] | None = None
@@ -97,10 +115,17 @@ class Exchange(ExchangeRecord):
         self.destination = destination
         if self.attempt is not None:
             self.earlier = (*self.earlier, self.attempt)
+        if self.asked:
+            self.leased = monotonic()
         self.attempt = attempt = Attempt()
-        attempt.destination = destination
+        attempt.route, attempt.number, attempt.destination = self.route, self.attempts, destination
         attempt.began_at = monotonic()
         return attempt
+
+    def follow(self, attempt: Attempt) -> None:
+        """Time another attempt, of two that are under way."""
+        self.attempt = attempt
+        self._progress = -1
 
     def mark_head(self) -> None:
         """The head of the response is there."""
@@ -133,6 +158,8 @@ class Exchange(ExchangeRecord):
         """End the exchange for this reason; the first one counts."""
         if self.interruption is None:
             self.interruption = reason
+            if self.attempt is not None:
+                self.attempt.failure = reason
             if self._interruptible and self._task is not None:
                 self._interruptible = False
                 # Who interrupts from within the task itself raises the reason, and needs no cancellation.
@@ -150,6 +177,13 @@ class Exchange(ExchangeRecord):
         if self.interruption is None or task is None:
             return None
         return self.interruption if task.uncancel() <= self._cancelling else None
+
+    def reason(self, error: BaseException) -> GatewayError | ClientLeft | None:
+        """What ended a wait; None for what is neither the upstream's nor the client's doing."""
+        self.leave()
+        if isinstance(error, asyncio.CancelledError):
+            return self.settle()
+        return error if isinstance(error, GatewayError | ClientLeft) else None
 
     def holds(self, destination: object) -> bool:
         """Whether it holds a lease on this destination."""
@@ -187,6 +221,8 @@ class Exchange(ExchangeRecord):
         if total is not None and monotonic() - self.started >= total:
             self.expired = True
             self._time_out(attempt, "total", total)
+        if self.patience is not None and now >= self.patience[0]:
+            self.interrupt(self.patience[1])
         if not self._ticked:
             self._ticked = True
         elif self._watch is None:
@@ -249,10 +285,14 @@ class Exchange(ExchangeRecord):
             return
         self.ended = monotonic()
         self._sweeper.discard(self)
+        for one in self.held:
+            one.release(self)
         if self._watch is not None:
             self._watch.cancel()
         if self._listener is not None:
             self._listener.cancel()
+        for close in self.closers:
+            close()
         for observer in self._observers:
             try:
                 observer(self)

@@ -6,28 +6,31 @@ pieces for where some does.
 
 from __future__ import annotations
 
-import asyncio
-from time import monotonic
-
 from proxyroutes._serve.body import BufferedBody, ReceivedBody, check_length
 from proxyroutes._serve.exchange import ClientLeft, Exchange
-from proxyroutes._serve.failures import log_failure, send_problem
+from proxyroutes._serve.failures import log_failure
 from proxyroutes._serve.fields import ReceivedFields
 from proxyroutes._serve.head import make_head, read_request
 from proxyroutes._serve.match import Found
-from proxyroutes._serve.plan import Plan
+from proxyroutes._serve.plan import Plan, Steps
 from proxyroutes._serve.relay import Answer
-from proxyroutes._state.pools import DestinationState, PoolState
-from proxyroutes.exceptions import (
-    GatewayError,
-    RelayInterruptedError,
-    Side,
-    Stage,
-    UpstreamConnectError,
-    UpstreamTimeoutError,
-)
+from proxyroutes._serve.steps.answering import answer_failure
+from proxyroutes._serve.steps.further import Further, attempts_by_rules, end_attempt
+from proxyroutes._serve.steps.messages import outgoing
+from proxyroutes._serve.steps.replay import ReplayedBody, begin_again, replayed
+from proxyroutes._state.budgets import TRUST
+from proxyroutes._state.pools import PoolState
+from proxyroutes.exceptions import GatewayError, RelayInterruptedError
 from proxyroutes.settings import Timeouts
-from proxyroutes.typing import Attempt, Body, ForwardedHead, Message, Receive, Scope, Send
+from proxyroutes.typing import (
+    Body,
+    ForwardedHead,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    UpstreamResponse,
+)
 
 __all__ = [
     "ask",
@@ -72,7 +75,7 @@ async def serve_http(plan: Plan, found: Found, scope: Scope, receive: Receive, s
         fail(exchange, error)
         if isinstance(error, RelayInterruptedError):
             raise
-        await send_problem(error, send)
+        await answer_failure(error, plan, found, pool, scope, receive, send)
     except ClientLeft:
         exchange.status = 499
     finally:
@@ -111,6 +114,7 @@ def timeouts_of(plan: Plan, state: PoolState) -> Timeouts:
 def fail(exchange: Exchange, error: GatewayError) -> None:
     """Enter a failure into the record, and log it."""
     exchange.error = error
+    error.recorded = True
     if not isinstance(error, RelayInterruptedError):
         exchange.status = error.status_code
     log_failure(exchange, error)
@@ -186,8 +190,12 @@ async def ask(
         GatewayError: If there is no response.
         ClientLeft: If the client left.
     """
-    answer = await attempts(exchange, state, head, body, timeouts)
+    if plan.steps is not None or state.transforms is not None:
+        head, body = outgoing(exchange, plan, state, head, body)
+    answer = await attempts(exchange, state, head, body, timeouts, plan.steps)
     answer.prepare(plan, found)
+    if answer.filtered is not None:
+        await answer.begin()
     return answer
 
 
@@ -197,59 +205,38 @@ async def attempts(
     head: ForwardedHead,
     body: Body | None,
     timeouts: Timeouts,
+    steps: Steps | None = None,
 ) -> Answer:
-    """Ask one destination after the other until one answers or no further one may be asked.
+    """Ask one destination, and others where that has failed and another attempt does no harm.
 
-    A connect failure moves on: nothing was sent, and no byte of the content was read. Each destination is asked at most
-    once.
+    What makes it more than one attempt is in ``steps.further``.
 
     Raises:
         GatewayError: The failure of the last attempt.
         ClientLeft: If the client left.
     """
-    tried: tuple[DestinationState, ...] = ()
-    while True:
-        lease = exchange.lease = state.lease(head, tried)
-        destination = lease.destination
-        attempt = exchange.begin_attempt(destination.origin)
-        try:
-            exchange.enter()
-            upstream = await state.transport.send(head, body, destination, timeouts, attempt)
-        except BaseException as error:
-            attempt.failure = failure = _reason(exchange, error)
-            attempt.failed_at = monotonic()
-            lease.failed = isinstance(failure, GatewayError) and failure.side is Side.UPSTREAM
-            lease.release()
-            if failure is None:
-                raise
-            if isinstance(failure, GatewayError):
-                failure.at(destination=destination.origin, sent=attempt.sent)
-            tried = (*tried, destination)
-            if not _may_move_on(exchange, failure, attempt) or _all_tried(state, tried):
-                raise failure from (error if failure is not error else error.__cause__)
-            exchange.resume()
-            continue
+    if steps is not None or state.rules is not None:
+        return await attempts_by_rules(exchange, state, head, body, timeouts, steps)
+    retry = state.retry
+    kept: Body | ReplayedBody | None = body
+    if body is not None and retry is not None:
+        kept = replayed(body, retry, head)
+        body = begin_again(kept)
+    lease = exchange.lease = state.lease(head)
+    destination = lease.destination
+    attempt = exchange.begin_attempt(destination.origin)
+    outcome: UpstreamResponse | GatewayError
+    try:
+        exchange.enter()
+        outcome = await state.transport.send(head, body, destination, timeouts, attempt)
+    except BaseException as error:  # noqa: BLE001 - what is no failure is raised again there.
+        outcome = end_attempt(exchange, lease, attempt, error)
+    else:
         exchange.leave()
-        exchange.connected = attempt.connected_at
-        lease.status = upstream.status
-        return Answer(exchange, upstream, lease)
-
-
-def _reason(exchange: Exchange, error: BaseException) -> GatewayError | ClientLeft | None:
-    """What ended an attempt; None for what is neither the upstream's nor the client's doing."""
-    exchange.leave()
-    if isinstance(error, asyncio.CancelledError):
-        return exchange.settle()
-    return error if isinstance(error, GatewayError | ClientLeft) else None
-
-
-def _may_move_on(exchange: Exchange, failure: GatewayError | ClientLeft, attempt: Attempt) -> bool:
-    if attempt.sent or attempt.body_consumed or exchange.expired:
-        return False
-    if isinstance(failure, UpstreamTimeoutError):
-        return failure.stage is Stage.CONNECT
-    return isinstance(failure, UpstreamConnectError)
-
-
-def _all_tried(state: PoolState, tried: tuple[DestinationState, ...]) -> bool:
-    return all(destination in tried for destination in state.available)
+        lease.status = outcome.status
+        destination.trust = TRUST
+        if retry is None or outcome.status not in retry.statuses:
+            exchange.connected = attempt.connected_at
+            return Answer(exchange, outcome, lease)
+    further = Further(exchange, state, head, kept, timeouts, retry)
+    return await further.run(lease, attempt, outcome)

@@ -23,7 +23,9 @@ from proxyroutes._serve.http import attempts, fail, timeouts_of
 from proxyroutes._serve.match import Found, path_parameters
 from proxyroutes._serve.plan import Plan
 from proxyroutes._serve.relay import Answer
+from proxyroutes._serve.steps.answering import choose_answer, handlers_of
 from proxyroutes._serve.steps.forwarded import ForwardedRequest
+from proxyroutes._serve.steps.messages import edit_for_pool
 from proxyroutes._state.pools import PoolState, UpstreamPool
 from proxyroutes.exceptions import (
     ClientRequestError,
@@ -36,7 +38,7 @@ from proxyroutes.settings import Timeouts
 from proxyroutes.transports._websocket_connection import LOST, Ending, WebSocketConnection
 from proxyroutes.transports._websocket_tunnel import Tunnel, client_close, upstream_close
 from proxyroutes.transports.websocket import Dialler, SessionSettings
-from proxyroutes.typing import Fields, ForwardedHead, Message, Receive, Scope, Send
+from proxyroutes.typing import BoundTransport, Fields, ForwardedHead, Message, Receive, Scope, Send
 
 __all__ = ["SessionPlan", "SessionRecord", "SessionSide", "deny"]
 
@@ -88,9 +90,11 @@ class SessionRecord(Exchange):
 
 
 class _Dialling:
-    """A pool's state whose attempts are handshakes."""
+    """A pool's state whose attempts are handshakes: one that was sent is never tried again."""
 
-    def __init__(self, state: PoolState, dialler: Dialler) -> None:
+    retry = None
+
+    def __init__(self, state: PoolState, dialler: BoundTransport) -> None:
         self._state = state
         self.transport = dialler
 
@@ -190,7 +194,7 @@ class SessionSide:
         try:
             await self._hear_of_client()
             answer = self._answer = await self._dial(record)
-            answer.prepare(self.plan, self.found)
+            answer.prepare(self.plan, self.found, filtered=False)
             await self._answer_client(record, answer)
         except GatewayError as error:
             await self._refuse(record, error)
@@ -216,7 +220,15 @@ class SessionSide:
     async def _refuse(self, record: SessionRecord, error: GatewayError) -> None:
         fail(record, error)
         await self._stop_watching()
-        await deny(self.scope, self._send, *problem(error))
+        pool = self._pool or self.plan.pool
+        handlers = handlers_of(self.plan, pool)
+        answer = await choose_answer(error, handlers, self.found, self.scope)
+        if isinstance(answer, tuple):
+            await deny(self.scope, self._send, *answer)
+        elif "websocket.http.response" in (self.scope.get("extensions") or ()):
+            await answer(self.scope, self._receive, self._send)
+        else:
+            await deny(self.scope, self._send, *problem(error))
 
     async def _hear_of_client(self) -> None:
         if not self._connected and (await self._receive())["type"] == "websocket.disconnect":
@@ -230,9 +242,14 @@ class SessionSide:
             pool = await cast("Any", plan.choose)(self.forwarded())
         state = pool.state()
         record.pool = state.name
+        if state.transforms is not None:
+            head = edit_for_pool(state, head)
         timeouts = timeouts_of(plan, state)
         record.dialled_with(timeouts)
-        dialler = Dialler(state.websockets, plan.settings, self._subprotocols)
+        dialler: Any = Dialler(state.websockets, plan.settings, self._subprotocols)
+        if state.telemetry is not None:
+            # A session's span is that of its handshake.
+            dialler = state.telemetry.wrap(dialler, to_the_end=False)
         record.body = self
         try:
             dialling = cast("PoolState", _Dialling(state, dialler))

@@ -46,6 +46,7 @@ class DestinationStatus:
         failures: Exchanges that failed and that it is to blame for.
         weight: Its share, as it was declared or set.
         effective_weight: Its share as it is now.
+        circuit: State of the pool's circuit breaker: ``"closed"``, ``"open"`` or ``"half-open"``; None where it has none.
     """
 
     url: str
@@ -61,6 +62,7 @@ class DestinationStatus:
     failures: int = 0
     weight: int = 1
     effective_weight: float = 1.0
+    circuit: str | None = None
 
 
 @define(eq=False)
@@ -84,10 +86,12 @@ class DestinationState:
     requests: int = 0
     failures: int = 0
     draining: bool = False
+    trust: int = 0
+    """Requests that may move on to it whatever the retry budget says; see ``budgets``."""
     factor: float = 1.0
     """What slow start leaves of its weight."""
-    joining: bool = False
-    """Whether it came at run time and its first probe has not ended: it is asked only where nothing else is left."""
+    came: bool = False
+    """Whether it was added at run time."""
     watch: Watch | None = None
     outlier: Outlier | None = None
     _admitted_before: int = 0
@@ -112,6 +116,11 @@ class DestinationState:
     def begin_interval(self) -> None:
         """Count requests anew."""
         self._admitted_before = self.requests
+
+    @property
+    def joining(self) -> bool:
+        """Whether it was added and its first probe has not ended: it is asked only where nothing else is left."""
+        return self.came and self.watch is not None and self.watch.report.healthy is None
 
     @property
     def ejected(self) -> bool:
@@ -154,4 +163,5 @@ class DestinationState:
 
     def reweigh(self) -> None:
         """Work out its weight; who calls it makes a new snapshot."""
-        self.weight = self.recipe.weight * self.factor
+        given = None if self.watch is None else self.watch.report.weight
+        self.weight = (self.recipe.weight if given is None else given) * self.factor

@@ -28,6 +28,7 @@ class Ejections:
         clock: Its time.
         spawn: Starts a task that ends with the pool.
         changed: Called whenever one leaves or comes back.
+        tell: Called with what there is to tell of it, after that.
         out: Those that are ejected now, the one that left first at the beginning.
     """
 
@@ -36,6 +37,7 @@ class Ejections:
     clock: Clock
     spawn: Callable[[Coroutine[Any, Any, None], str], object]
     changed: Callable[[], None]
+    tell: Callable[[str, DestinationState, str], None]
     out: dict[DestinationState, None] = field(factory=dict)
 
     def bind(self, destinations: Collection[DestinationState]) -> None:
@@ -70,6 +72,7 @@ class Ejections:
             outlier.reason,
         )
         self.changed()
+        self.tell("ejected", destination, outlier.reason)
         self.spawn(self._take_back_later(destination, outlier.ejections, seconds), "outlier")
 
     def settle(self, destinations: Collection[DestinationState]) -> None:
@@ -102,6 +105,7 @@ class Ejections:
             reason,
         )
         self.changed()
+        self.tell("readmitted", destination, reason)
 
     def passed(self, watch: Watch) -> None:
         """A probe has passed: an active pass ends an ejection."""

@@ -16,18 +16,10 @@ from typing import Any, Protocol
 
 from attrs import define, field, frozen
 
+from proxyroutes._state.checks import Finding, Probed, ask
 from proxyroutes.exceptions import GatewayError
-from proxyroutes.settings import HealthCheck, Timeouts
-from proxyroutes.typing import (
-    Attempt,
-    BoundTransport,
-    Clock,
-    Endpoint,
-    Field,
-    ForwardedHead,
-    RandomSource,
-    UpstreamResponse,
-)
+from proxyroutes.settings import Check, HealthCheck
+from proxyroutes.typing import BoundTransport, Clock, RandomSource
 
 __all__ = ["HealthReport", "Prober", "Watch", "watch_key"]
 
@@ -35,9 +27,10 @@ _AT_ONCE = 64
 """Probes at a time; a thousand destinations must not open a thousand connections in one moment."""
 _JITTER = 0.1
 """Share of an interval by which each one is lengthened or shortened (HAProxy's ``spread-checks``)."""
-_MOST_CONTENT_BYTES = 65_536
-"""Content of a probe's answer that is read, so that its connection can be used again; more closes it."""
-_FIELDS: list[Field] = [(b"user-agent", b"proxyroutes (health check)"), (b"accept", b"*/*")]
+_STUBBORN = 1.0
+"""Seconds for a check that was cancelled to end. One that goes on all the same is left to itself."""
+_LONGEST_REASON = 200
+"""Characters of what a check has raised."""
 
 _logger = logging.getLogger("proxyroutes.health")
 
@@ -50,11 +43,13 @@ class HealthReport:
         healthy: The verdict; None before the first result, which counts as available.
         reason: What the last probe came to.
         latency: Seconds that the last successful probe took, or None.
+        weight: The weight that the last successful probe gave, or None.
     """
 
     healthy: bool | None = None
     reason: str = "not probed yet"
     latency: float | None = None
+    weight: float | None = None
 
 
 class Watcher(Protocol):
@@ -65,16 +60,16 @@ class Watcher(Protocol):
         """How its requests are sent: probes go the same way."""
         ...
 
-    def refresh(self) -> None:
-        """A verdict has changed."""
+    def judged(self, watch: Watch, before: HealthReport) -> None:
+        """A verdict has changed, the first one among them, or the weight that goes with it."""
         ...
 
-    def probed(self, watch: Watch) -> None:
+    def passed(self, watch: Watch) -> None:
         """A probe has passed."""
         ...
 
 
-def watch_key(endpoint: Endpoint, check: HealthCheck, transport: object, tls: object) -> Hashable:
+def watch_key(endpoint: Probed, check: Check, transport: object, tls: object) -> Hashable:
     """What two watches must have in common to share a verdict."""
     parts: list[Hashable] = [endpoint.origin, endpoint.base_path, check]
     for recipe in (transport, tls):
@@ -97,8 +92,8 @@ class Watch:
     """
 
     key: Hashable
-    check: HealthCheck
-    endpoint: Endpoint
+    check: Check
+    endpoint: Probed
     watchers: dict[Watcher, int] = field(factory=dict)
     report: HealthReport = field(factory=HealthReport)
     first: asyncio.Event = field(factory=asyncio.Event)
@@ -107,11 +102,12 @@ class Watch:
     streak: int = 0
 
     def __attrs_post_init__(self) -> None:
-        self.method = self.check.method
+        if isinstance(self.check, HealthCheck):
+            self.method = self.check.method
 
-    def enter(self, passed: bool, reason: str, latency: float | None) -> bool:
-        """Enter a result; true if the verdict has changed. The first result decides alone."""
-        known = self.report.healthy
+    def enter(self, finding: Finding, latency: float | None) -> None:
+        """Enter a result. The first one decides alone."""
+        known, passed = self.report.healthy, finding.passed
         if known is None:
             healthy = passed
             self.streak = 0
@@ -126,12 +122,11 @@ class Watch:
                 self.streak = 0
         self.report = HealthReport(
             healthy=healthy,
-            reason=reason,
-            latency=latency if latency is not None else self.report.latency,
+            reason=finding.reason,
+            latency=self.report.latency if latency is None else latency,
+            weight=finding.weight if passed else self.report.weight,
         )
         self.first.set()
-        # Unknown counts as available: it becoming healthy changes nothing for a pool.
-        return healthy != known and not (known is None and healthy)
 
 
 class Prober:
@@ -160,9 +155,7 @@ class Prober:
         """Everything that is watched."""
         return tuple(self._watches.values())
 
-    def watch(
-        self, key: Hashable, check: HealthCheck, endpoint: Endpoint, watcher: Watcher
-    ) -> Watch:
+    def watch(self, key: Hashable, check: Check, endpoint: Probed, watcher: Watcher) -> Watch:
         """Begin to watch, or join those who do; a new watch is probed at once."""
         watch = self._watches.get(key)
         if watch is None:
@@ -219,21 +212,17 @@ class Prober:
 
     async def _probe(self, watch: Watch, turn: int) -> None:
         async with self._at_once:
-            passed, reason, latency = await self._ask_in_time(watch)
+            watcher = next(iter(watch.watchers), None)
+            if watcher is None:
+                return
+            finding, latency = await self._ask_in_time(watch, watcher.transport)
         if watch.turn != turn or self._watches.get(watch.key) is not watch:
             return
-        if watch.enter(passed, reason, latency):
-            _logger.warning(
-                "health changed: destination=%s healthy=%s reason=%s",
-                watch.endpoint.origin,
-                watch.report.healthy,
-                reason,
-            )
-            for watcher in tuple(watch.watchers):
-                watcher.refresh()
-        if passed:
-            for watcher in tuple(watch.watchers):
-                watcher.probed(watch)
+        if watcher not in watch.watchers:
+            # The pool whose connections it went over has closed meanwhile: that says nothing of the destination.
+            self._schedule(watch, 0.0)
+            return
+        self._enter(watch, finding, latency)
         check = watch.check
         interval = check.interval or self.interval
         if watch.report.healthy is False and check.unhealthy_interval is not None:
@@ -241,61 +230,60 @@ class Prober:
         spread = 1.0 + _JITTER * (2.0 * self._random.random() - 1.0)
         self._schedule(watch, interval * spread)
 
-    async def _ask_in_time(self, watch: Watch) -> tuple[bool, str, float | None]:
-        """Probe once: verdict, reason, seconds. A check that raises or hangs is a failure, and nothing else."""
+    def _enter(self, watch: Watch, finding: Finding, latency: float | None) -> None:
+        before = watch.report
+        watch.enter(finding, latency)
+        after = watch.report
+        changed = before.healthy is not after.healthy
+        # Unknown counts as available: it becoming healthy is not worth a line.
+        if changed and not (before.healthy is None and after.healthy):
+            _logger.warning(
+                "health changed: destination=%s healthy=%s reason=%s",
+                watch.endpoint.origin,
+                after.healthy,
+                finding.reason,
+            )
+        for watcher in tuple(watch.watchers):
+            if changed or before.weight != after.weight:
+                watcher.judged(watch, before)
+            if finding.passed:
+                watcher.passed(watch)
+
+    async def _ask_in_time(
+        self, watch: Watch, transport: BoundTransport
+    ) -> tuple[Finding, float | None]:
+        """Probe once: finding, seconds. A check that raises or hangs is a failure, and nothing else."""
         began = self._clock.monotonic()
-        asking = asyncio.ensure_future(self._ask(watch))
-        sleeping = asyncio.ensure_future(self._clock.sleep(watch.check.timeout))
+        check = watch.check
+        asking = asyncio.ensure_future(ask(check, watch.method, transport, watch.endpoint))
+        sleeping = asyncio.ensure_future(self._clock.sleep(check.timeout))
         try:
             await asyncio.wait((asking, sleeping), return_when=asyncio.FIRST_COMPLETED)
             if not asking.done():
-                return False, f"no answer within {watch.check.timeout} s", None
-            status = asking.result()
+                return Finding(passed=False, reason=f"no answer within {check.timeout} s"), None
+            finding, watch.method = asking.result()
         except GatewayError as error:
-            return False, f"{type(error).__name__}: {error.detail}", None
+            return Finding(passed=False, reason=f"{type(error).__name__}: {error.detail}"), None
+        except asyncio.CancelledError:
+            if not asking.cancelled():
+                raise
+            return Finding(passed=False, reason="the check cancelled itself"), None
         except Exception as error:
-            _logger.exception("a health check failed: destination=%s", watch.endpoint.origin)
-            return False, type(error).__name__, None
+            if not isinstance(error, OSError):
+                _logger.exception("a health check failed: destination=%s", watch.endpoint.origin)
+            return Finding(passed=False, reason=_reason(check, error)), None
         finally:
             sleeping.cancel()
             if not asking.done():
                 asking.cancel()
-                await asyncio.wait((asking,))
-        took = self._clock.monotonic() - began
-        if status in watch.check.expect:
-            return True, f"status {status}", took
-        return False, f"status {status}", None
-
-    async def _ask(self, watch: Watch) -> int:
-        watcher = next(iter(watch.watchers), None)
-        if watcher is None:
-            raise GatewayError("no longer watched")
-        status = await _status_of(watcher.transport, watch)
-        if status in {405, 501} and watch.method == "HEAD" and status not in watch.check.expect:
-            # RFC 9110 §9.1 has every general-purpose server support GET and HEAD; many do not. Asked once, remembered.
-            watch.method = "GET"
-            status = await _status_of(watcher.transport, watch)
-        return status
+                await asyncio.wait((asking,), timeout=_STUBBORN)
+        return finding, self._clock.monotonic() - began if finding.passed else None
 
 
-async def _status_of(transport: BoundTransport, watch: Watch) -> int:
-    head = ForwardedHead(
-        watch.method.encode("ascii"), watch.check.path.encode("ascii"), list(_FIELDS), None, None
-    )
-    # The time is kept by who asks: no time-out of the transport's own must come before.
-    unlimited = Timeouts(connect=None, first_byte=None, idle=None, total=None)
-    response = await transport.send(head, None, watch.endpoint, unlimited, Attempt())
-    try:
-        await _read_a_little(response)
-        return response.status
-    finally:
-        response.abort()
-
-
-async def _read_a_little(response: UpstreamResponse) -> None:
-    left = _MOST_CONTENT_BYTES
-    while left > 0:
-        chunk = await response.read()
-        if not chunk:
-            return
-        left -= len(chunk)
+def _reason(check: Check, error: Exception) -> str:
+    """What is shown of an exception: its text too, where the user's own function raised it or the system did."""
+    name = type(error).__name__
+    if isinstance(check, HealthCheck) or not str(error):
+        return name
+    text = f"{name}: {error}"
+    return text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + "..."

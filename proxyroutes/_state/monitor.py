@@ -4,26 +4,48 @@ from __future__ import annotations
 
 import asyncio
 import random as random_module
+from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from attrs import define, field
 
 from proxyroutes._state.clock import SystemClock
+from proxyroutes._state.events import Events
 from proxyroutes._state.health import HealthReport, Prober
 from proxyroutes._state.loops import LoopStates
 from proxyroutes._state.sweeper import SESSION_TICK, Sweeper
-from proxyroutes.typing import Clock, RandomSource
+from proxyroutes.typing import Clock, HealthEvent, RandomSource
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from typing import Self
 
 __all__ = ["HealthMonitor", "MonitorState"]
 
 
+class Monitored(Protocol):
+    """A pool that runs."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def available(self) -> Sequence[object]:
+        """What may be asked now."""
+        ...
+
+
 @define(eq=False)
 class MonitorState:
-    """What a monitor has on one loop."""
+    """What a monitor has on one loop.
+
+    Attributes:
+        pools: The pools that run there.
+        events: Who listens to them.
+    """
 
     loop: asyncio.AbstractEventLoop
     clock: Clock
@@ -32,6 +54,8 @@ class MonitorState:
     sweeper: Sweeper = field(init=False)
     sessions: Sweeper = field(init=False)
     prober: Prober = field(init=False)
+    pools: dict[Monitored, None] = field(factory=dict)
+    events: Events = field(factory=Events)
 
     def __attrs_post_init__(self) -> None:
         self.sweeper = Sweeper(self.loop, self.clock)
@@ -39,7 +63,8 @@ class MonitorState:
         self.prober = Prober(self.clock, self.random, self.sweeper.spawn, self.interval)
 
     async def aclose(self) -> None:
-        """Stop the sweepers."""
+        """Stop the sweepers, and let go of whoever listens."""
+        self.events.close()
         await self.sessions.aclose()
         await self.sweeper.aclose()
 
@@ -107,6 +132,33 @@ class HealthMonitor:
             origin = watch.endpoint.origin
             found[origin] = (*found.get(origin, ()), watch.report)
         return found
+
+    def events(self, *, limit: int = 256) -> AsyncIterator[HealthEvent]:
+        """What changes in its pools on the running loop, from this call on: ``async for event in monitor.events()``.
+
+        Each listener has its own events. Nothing waits for a listener: one that falls behind by more than ``limit`` loses
+        the oldest, and the next event says how many. It ends when the monitor does.
+
+        Args:
+            limit: Events that are kept for it.
+
+        Raises:
+            RuntimeError: Outside of a running loop.
+            ValueError: If the limit is below 1.
+        """
+        if limit < 1:
+            raise ValueError(f"limit must be at least 1: {limit!r}")
+        return self.state().events.listen(limit)
+
+    def unready(self) -> tuple[str, ...]:
+        """Names of the pools that run on this loop and have nothing available.
+
+        Raises:
+            RuntimeError: Outside of a running loop.
+        """
+        state = self._states.get(asyncio.get_running_loop())
+        pools = () if state is None else tuple(state.pools)
+        return tuple([pool.name for pool in pools if not pool.available])
 
     def _make(self, loop: asyncio.AbstractEventLoop) -> MonitorState:
         return MonitorState(loop, self._clock, self._random, self._interval)

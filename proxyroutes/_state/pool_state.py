@@ -9,21 +9,27 @@ from typing import Any, cast
 
 from attrs import define, field
 
+from proxyroutes._state.budgets import Budgets
 from proxyroutes._state.destinations import DestinationState, DestinationStatus, Place, place_of
 from proxyroutes._state.drains import Drain, Drains
 from proxyroutes._state.ejection import Ejections
-from proxyroutes._state.health import Watch, watch_key
+from proxyroutes._state.events import Callback, Callbacks
+from proxyroutes._state.health import HealthReport, Watch, watch_key
 from proxyroutes._state.intervals import Intervals
 from proxyroutes._state.lease import Lease
 from proxyroutes._state.monitor import MonitorState
 from proxyroutes._state.ramps import Ramps
+from proxyroutes._state.rules import Rules
 from proxyroutes._state.sweeper import Sweeper
+from proxyroutes._state.transforms import PoolTransforms
 from proxyroutes.exceptions import NoDestinationError
 from proxyroutes.policies.outliers import OutlierDetection
+from proxyroutes.policies.retries import Retry
 from proxyroutes.policies.slow_start import SlowStart
-from proxyroutes.settings import TLS, Destination, HealthCheck, Timeouts
+from proxyroutes.settings import TLS, Check, Destination, Timeouts
+from proxyroutes.transports._telemetry import Telemetry
 from proxyroutes.transports.websocket import BoundSessions
-from proxyroutes.typing import Balancer, BoundTransport, ForwardedHead, Transport
+from proxyroutes.typing import Balancer, BoundTransport, ForwardedHead, HealthEvent, Transport
 
 __all__ = ["PoolState"]
 
@@ -37,6 +43,13 @@ class PoolState:
     Attributes:
         available: The snapshot that a request reads once: every destination that may be asked now.
         in_flight: Leases that are out.
+        telemetry: What its attempts are told to, or None.
+        leases: Leases that were given.
+        retry: When a request is tried again, where its route does not say it.
+        rules: Places, circuit and affinity; None for a pool that has none of them.
+        budgets: What is left for further attempts.
+        transforms: What it edits of every request and response, or None.
+        steps: What the request path has compiled ``transforms`` to, or None before that.
     """
 
     name: str
@@ -48,17 +61,27 @@ class PoolState:
     websockets: BoundSessions
     timeouts: Timeouts | None
     checked_as: tuple[Transport, TLS | None]
-    health: HealthCheck | None
+    health: Check | None
     panic: bool
     outliers: OutlierDetection | None
     slow_start: SlowStart | None
+    on_change: Sequence[Callback]
+    retry: Retry | None = None
+    rules: Rules | None = None
+    transforms: PoolTransforms | None = None
     available: tuple[DestinationState, ...] = field(init=False)
     sweeper: Sweeper = field(init=False)
     ejections: Ejections = field(init=False)
     intervals: Intervals = field(init=False)
     drains: Drains = field(init=False)
     ramps: Ramps | None = field(init=False, default=None)
+    callbacks: Callbacks = field(init=False)
+    budgets: Budgets = field(init=False)
     in_flight: int = 0
+    telemetry: Telemetry | None = None
+    leases: int = 0
+    _watched: dict[Watch, list[DestinationState]] = field(factory=dict)
+    steps: Any = None
     _panics: bool = False
     _closed: bool = False
     _tasks: set[asyncio.Task[None]] = field(factory=set)
@@ -67,7 +90,11 @@ class PoolState:
         self.available = self.destinations
         self.sweeper = self.monitor.sweeper
         clock, prober = self.monitor.clock, self.monitor.prober
-        self.ejections = Ejections(self.name, self.outliers, clock, self._spawn, self.refresh)
+        self.budgets = Budgets(clock)
+        self.callbacks = Callbacks(self.on_change, self._spawn)
+        self.ejections = Ejections(
+            self.name, self.outliers, clock, self._spawn, self.refresh, self.tell
+        )
         self.ejections.bind(self.destinations)
         self.intervals = Intervals(
             clock, lambda: prober.interval, self._spawn, self._begin_interval
@@ -77,8 +104,9 @@ class PoolState:
         if self.slow_start is not None:
             self.ramps = Ramps(self.slow_start, clock, self._spawn, self.refresh)
         self.watch_all(self.health)
+        self.monitor.pools[self] = None
 
-    def watch_all(self, health: HealthCheck | None) -> None:
+    def watch_all(self, health: Check | None) -> None:
         """Have the destinations probed by this check, or by none; those with a check of their own keep it."""
         self.health = health
         for destination in self.destinations:
@@ -86,14 +114,26 @@ class PoolState:
         self.refresh()
 
     def _watch(self, destination: DestinationState) -> None:
-        prober = self.monitor.prober
         check = destination.recipe.health or self.health
-        old, destination.watch = destination.watch, None
+        old = destination.watch
+        watch: Watch | None = None
         if check is not None:
             key = watch_key(destination, check, *self.checked_as)
-            destination.watch = prober.watch(key, check, destination, self)
+            watch = self.monitor.prober.watch(key, check, destination, self)
+            self._watched.setdefault(watch, []).append(destination)
+        # In this order, so that a check that stays the same goes on.
         if old is not None:
-            prober.unwatch(old, self)
+            self._unwatch(destination, old)
+        destination.watch = watch
+        destination.reweigh()
+
+    def _unwatch(self, destination: DestinationState, watch: Watch) -> None:
+        destination.watch = None
+        watched = self._watched[watch]
+        watched.remove(destination)
+        if not watched:
+            del self._watched[watch]
+        self.monitor.prober.unwatch(watch, self)
 
     # Who belongs to it.
 
@@ -103,38 +143,56 @@ class PoolState:
             return
         known = {one.place: one for one in self.destinations}
         followed: list[DestinationState] = []
+        news: list[tuple[str, DestinationState, str]] = []
         for recipe in recipes:
             place = place_of(recipe)
             destination = known.pop(place, None)
             if destination is None:
                 destination = DestinationState.of(recipe)
-                self._watch(destination)
-                watch = destination.watch
-                destination.joining = watch is not None and not watch.first.is_set()
-                if self.ramps is not None:
-                    self.ramps.came(destination)
+                news.append(("added", destination, "added"))
+                self._welcome(destination)
+            news += self._update(destination, recipe, draining=place in draining)
             followed.append(destination)
-            was_draining = destination.draining
-            destination.follow(recipe, draining=place in draining)
-            if destination.draining and not was_draining:
-                self.drains.begin(destination, None)
-            elif was_draining and not destination.draining:
-                self.drains.call_off(destination)
         self.destinations = tuple(followed)
         for gone in known.values():
             self._part_with(gone)
+            news.append(("removed", gone, "removed"))
         self.ejections.bind(self.destinations)
         self.ejections.settle(self._members())
         self.refresh()
+        for kind, destination, reason in news:
+            self.tell(kind, destination, reason)
+
+    def _welcome(self, destination: DestinationState) -> None:
+        destination.came = True
+        self._watch(destination)
+        if self.ramps is not None:
+            self.ramps.came(destination)
+
+    def _update(
+        self, destination: DestinationState, recipe: Destination, *, draining: bool
+    ) -> list[tuple[str, DestinationState, str]]:
+        """Take what was said of one destination; what there is to tell of it."""
+        news = []
+        if recipe.weight != destination.recipe.weight:
+            news.append(("weight", destination, f"weight {recipe.weight}"))
+        was_draining = destination.draining
+        destination.follow(recipe, draining=draining)
+        if draining and not was_draining:
+            self.drains.begin(destination, None)
+            news.append(("drained", destination, "drained"))
+        elif was_draining and not draining:
+            self.drains.call_off(destination)
+            news.append(("undrained", destination, "undrained"))
+        return news
 
     def _part_with(self, destination: DestinationState) -> None:
         """What is in flight there goes on to its end."""
         self.ejections.out.pop(destination, None)
         if self.ramps is not None:
             self.ramps.forget(destination)
-        watch, destination.watch = destination.watch, None
-        if watch is not None:
-            self.monitor.prober.unwatch(watch, self)
+        if destination.watch is not None:
+            self._unwatch(destination, destination.watch)
         destination.follow(destination.recipe, draining=True)
         self.drains.begin(destination, None)
 
@@ -156,6 +214,22 @@ class PoolState:
 
     def _members(self) -> list[DestinationState]:
         return [one for one in self.destinations if not one.draining]
+
+    def tell(self, kind: Any, destination: DestinationState, reason: str) -> None:
+        """Tell whoever listens that something has changed for a destination."""
+        listeners = [one for one in (self.monitor.events, self.callbacks) if one]
+        if listeners:
+            event = HealthEvent(
+                kind=kind,
+                pool=self.name,
+                destination=destination.recipe.url,
+                reason=reason,
+                healthy=destination.healthy,
+                available=destination in self.available,
+                at=self.monitor.clock.monotonic(),
+            )
+            for one in listeners:
+                one.tell(event)
 
     # Who is available.
 
@@ -214,15 +288,32 @@ class PoolState:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def probed(self, watch: Watch) -> None:
-        """A probe has passed: an active pass ends an ejection."""
+    def judged(self, watch: Watch, before: HealthReport) -> None:
+        """A check has come to another verdict, or gives another weight."""
+        report = watch.report
+        destinations = self._watched.get(watch, ())
+        changed = report.healthy is not before.healthy
+        for destination in destinations:
+            destination.reweigh()
+        # Unknown counted as available: where it turns out to be well, nothing is new but for one that waits for that.
+        if (
+            not changed
+            or before.healthy is not None
+            or not report.healthy
+            or report.weight is not None
+            or any(one.came for one in destinations)
+        ):
+            self.refresh()
+        for destination in destinations:
+            if changed:
+                self.tell("healthy" if report.healthy else "unhealthy", destination, report.reason)
+            else:
+                self.tell("weight", destination, report.reason)
+
+    def passed(self, watch: Watch) -> None:
+        """A probe has passed: that ends an ejection, and makes one that was added available."""
         if self.ejections.out:
             self.ejections.passed(watch)
-        joined = [one for one in self.destinations if one.joining and one.watch is watch]
-        if joined:
-            for destination in joined:
-                destination.joining = False
-            self.refresh()
 
     async def first_round(self) -> None:
         """Wait until each destination that is probed has its first result."""
@@ -252,6 +343,9 @@ class PoolState:
             reason = "a lower-numbered priority has healthy destinations"
         else:
             reason = "not probed" if watch is None else watch.report.reason
+        circuit = None if self.rules is None else self.rules.circuit
+        if circuit is not None and circuit.state == "open":
+            available, reason = False, f"circuit open: {circuit.reason}"
         return DestinationStatus(
             url=destination.recipe.url,
             available=available,
@@ -266,6 +360,7 @@ class PoolState:
             failures=destination.failures,
             weight=destination.recipe.weight,
             effective_weight=destination.weight,
+            circuit=None if circuit is None else circuit.state,
         )
 
     def lease(self, head: ForwardedHead, tried: Sequence[DestinationState] = ()) -> Lease:
@@ -289,11 +384,31 @@ class PoolState:
             raise NoDestinationError(f"nothing available in pool {self.name!r}", retry_after=1.0)
         chosen.in_flight += 1
         self.in_flight += 1
+        self.leases += 1
         if chosen.limited:
             self._admit(chosen)
         else:
             chosen.requests += 1
         return Lease(self, chosen)
+
+    def hold(self, destination: DestinationState) -> Lease:
+        """Hold a destination that was chosen otherwise; see ``usable``."""
+        destination.in_flight += 1
+        self.in_flight += 1
+        self.leases += 1
+        self._admit(destination)
+        return Lease(self, destination)
+
+    def usable(self, destination: DestinationState) -> bool:
+        """Whether a destination may be asked, though another level may be the one that is used."""
+        if destination in self.available:
+            return True
+        return not (
+            destination.healthy is False
+            or destination.draining
+            or destination in self.ejections.out
+            or destination.full
+        )
 
     def _pick_another(
         self, head: ForwardedHead, tried: Sequence[DestinationState]
@@ -312,13 +427,13 @@ class PoolState:
     async def aclose(self) -> None:
         """End the probes and the pool's tasks, and close every connection; sessions are told before."""
         self._closed = True
+        self.monitor.pools.pop(self, None)
         self.drains.close()
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for destination in self.destinations:
-            watch, destination.watch = destination.watch, None
-            if watch is not None:
-                self.monitor.prober.unwatch(watch, self)
+            if destination.watch is not None:
+                self._unwatch(destination, destination.watch)
         await self.websockets.aclose()
         await self.transport.aclose()

@@ -5,31 +5,55 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar, overload
 
 from attrs import evolve
 from typing_extensions import override
 
 from proxyroutes._state.destinations import DestinationState, DestinationStatus, Place, place_of
 from proxyroutes._state.drains import Drain
+from proxyroutes._state.events import Callback
 from proxyroutes._state.lease import Lease
 from proxyroutes._state.loops import LoopStates
 from proxyroutes._state.monitor import HealthMonitor
+from proxyroutes._state.on_error import read_on_error
 from proxyroutes._state.pool_state import PoolState
+from proxyroutes._state.rules import bind_rules, check_policies
+from proxyroutes._state.transforms import read_transforms
 from proxyroutes.policies.balancing import PowerOfTwoChoices
+from proxyroutes.policies.breakers import CircuitBreaker
 from proxyroutes.policies.outliers import OutlierDetection
+from proxyroutes.policies.retries import Retry
 from proxyroutes.policies.slow_start import SlowStart, to_slow_start
-from proxyroutes.settings import TLS, Destination, HealthCheck, Timeouts, to_health_check
+from proxyroutes.settings import (
+    TLS,
+    Check,
+    CookieRules,
+    Destination,
+    FunctionCheck,
+    HeaderRules,
+    Limits,
+    ProbeFunction,
+    QueryRules,
+    Timeouts,
+)
+from proxyroutes.settings._checks import to_health_check
+from proxyroutes.transports._telemetry import find_telemetry
 from proxyroutes.transports.asgi import BoundASGI
 from proxyroutes.transports.http1 import Http1Transport
 from proxyroutes.transports.websocket import BoundSessions, BoundWebSockets
-from proxyroutes.typing import Balancing, Transport
+from proxyroutes.typing import Affinity, Balancing, Transport
 
 __all__ = ["DestinationState", "Lease", "PoolState", "UpstreamPool"]
 
 _logger = logging.getLogger("proxyroutes.lifespan")
 _OUTLIERS = OutlierDetection()
+_RETRY = Retry()
+_LIMITS = Limits()
+
+ProbeT = TypeVar("ProbeT", bound=ProbeFunction)
+CallbackT = TypeVar("CallbackT", bound=Callback)
 
 
 def _to_destinations(values: Iterable[str | Destination]) -> tuple[Destination, ...]:
@@ -72,19 +96,29 @@ class UpstreamPool:
         health: Active check of every destination that has none of its own, ``"/path"`` for short. The first round runs
             before the app serves; a pool that is started by its first use does not wait for it.
         outliers: Passive health, on by default: destinations that fail are ejected for a while. None turns it off.
-        breaker: Circuit breaker. Not in this release.
-        affinity: Affinity. Not in this release.
-        retry: Retry policy. Not in this release; a connect failure always moves on to the next destination.
-        limits: Limits. Not in this release.
+        breaker: When the whole pool is left alone for a while, and requests are answered 503; None is never.
+        affinity: What keeps the requests of one client with one destination; None keeps nothing.
+        retry: When a request is tried again, on by default. None tries nothing again; a request that finds no connection
+            moves on to the next destination in any case.
+        limits: How much the pool carries at once, and who may wait; None is no limit.
         timeouts: Time-outs for routes and groups that say none; None takes the proxy's.
         slow_start: How the weight of a destination grows that has come or come back while the pool runs; seconds are
             short for ``SlowStart(seconds)``. None uses it in full at once.
         panic: Use every destination where none is healthy, instead of answering 503. Said once in the log.
         transport: How requests are sent; None is the default transport.
+        request_headers: Rules for the fields of every request that it is given, after those of the route. Like every rule
+            of a pool they are not filled in: a pool has no path parameters.
+        response_headers: Rules for the fields of every response that it gives, after those of the route.
+        query_rules: Rules for the query of every request, after those of the route.
+        cookies: Rules for its cookies, after those of the route.
+        request_filters: Filters of the content of its requests, after those of the route.
+        response_filters: Filters of the content of its responses, before those of the route.
         tls: How TLS is spoken with ``https`` destinations; None verifies against the system's certificates.
+        on_error: Handlers of the failures of requests that asked this pool; see ``Proxy.on_error``.
 
     Raises:
-        TypeError: If ``destinations`` is a lone string.
+        TypeError: If ``destinations`` is a lone string, a rule is of another kind, or ``on_error`` is not made of
+            handlers.
         ValueError: If there is no destination, one is repeated, or a keyword is not in this release.
     """
 
@@ -95,17 +129,24 @@ class UpstreamPool:
         *,
         monitor: HealthMonitor | None = None,
         balancing: Balancing | None = None,
-        health: HealthCheck | str | None = None,
+        health: Check | str | None = None,
         outliers: OutlierDetection | None = _OUTLIERS,
-        breaker: Any = None,
-        affinity: Any = None,
-        retry: Any = None,
-        limits: Any = None,
+        breaker: CircuitBreaker | None = None,
+        affinity: Affinity | None = None,
+        retry: Retry | None = _RETRY,
+        limits: Limits | None = _LIMITS,
+        request_headers: HeaderRules | None = None,
+        response_headers: HeaderRules | None = None,
+        query_rules: QueryRules | None = None,
+        cookies: CookieRules | None = None,
+        request_filters: Sequence[Any] | None = None,
+        response_filters: Sequence[Any] | None = None,
         timeouts: Timeouts | None = None,
         slow_start: SlowStart | float | None = None,
         panic: bool = False,
         transport: Transport | None = None,
         tls: TLS | None = None,
+        on_error: Any = None,
     ) -> None:
         self.name = name
         self._recipes: dict[Place, Destination] = {}
@@ -114,24 +155,31 @@ class UpstreamPool:
             self._enter(destination)
         if not self._recipes:
             raise ValueError(f"pool {name!r} needs at least one destination")
-        given = {
-            "breaker": breaker,
-            "affinity": affinity,
-            "retry": retry,
-            "limits": limits,
-        }
-        missing = sorted(key for key, value in given.items() if value is not None)
-        if missing:
-            raise ValueError(f"pool {name!r}: {', '.join(missing)} is not in this release")
+        check_policies(retry=retry, limits=limits, breaker=breaker, affinity=affinity)
         self.monitor = monitor
         self.balancing: Balancing = balancing or PowerOfTwoChoices()
         self._health = to_health_check(health)
         self.outliers = outliers
+        self.breaker = breaker
+        self.affinity = affinity
+        self.retry = retry
+        self.limits = limits
         self.slow_start = to_slow_start(slow_start)
+        self.transforms = read_transforms(
+            name,
+            request_headers=request_headers,
+            response_headers=response_headers,
+            query_rules=query_rules,
+            cookies=cookies,
+            request_filters=request_filters,
+            response_filters=response_filters,
+        )
         self.panic = panic
         self.timeouts = timeouts
         self.transport: Transport = transport or Http1Transport()
         self.tls = tls
+        self.on_error = read_on_error(on_error)
+        self._on_change: list[Callback] = []
         self._states: LoopStates[PoolState] = LoopStates()
         self._latest: PoolState | None = None
 
@@ -172,13 +220,15 @@ class UpstreamPool:
             sockets = transport.bind_sessions()
         else:
             sockets = BoundWebSockets(loop, self.tls)
+        telemetry = find_telemetry(self.name)
         state = PoolState(
             name=self.name,
             loop=loop,
             monitor=monitor,
             destinations=tuple(DestinationState.of(recipe) for recipe in self.destinations),
             balancer=self.balancing.bind(clock=monitor.clock, random=monitor.random),
-            transport=transport,
+            transport=transport if telemetry is None else telemetry.wrap(transport),
+            telemetry=telemetry,
             websockets=sockets,
             timeouts=self.timeouts,
             checked_as=(self.transport, self.tls),
@@ -186,6 +236,10 @@ class UpstreamPool:
             panic=self.panic,
             outliers=self.outliers,
             slow_start=self.slow_start,
+            on_change=self._on_change,
+            retry=self.retry,
+            rules=bind_rules(self.name, monitor, self.limits, self.breaker, self.affinity),
+            transforms=self.transforms,
         )
         if self._draining:
             self._told(state)
@@ -322,11 +376,11 @@ class UpstreamPool:
     # Health.
 
     @property
-    def health(self) -> HealthCheck | None:
+    def health(self) -> Check | None:
         """The check of those destinations that have none of their own."""
         return self._health
 
-    def set_health(self, health: HealthCheck | str | None) -> None:
+    def set_health(self, health: Check | str | None) -> None:
         """Take another check, or none. Where the pool is running on this loop, everything is probed at once.
 
         Args:
@@ -340,6 +394,86 @@ class UpstreamPool:
             for destination in state.destinations:
                 if destination.watch is not None:
                     state.monitor.prober.probe_now(destination.watch)
+
+    @overload
+    def probe(self, function: ProbeT, /) -> ProbeT: ...
+
+    @overload
+    def probe(
+        self,
+        function: None = None,
+        /,
+        *,
+        interval: float | None = None,
+        timeout: float = 2.0,
+        rise: int = 2,
+        fall: int = 3,
+        unhealthy_interval: float | None = None,
+    ) -> Callable[[ProbeT], ProbeT]: ...
+
+    def probe(
+        self,
+        function: Any = None,
+        /,
+        *,
+        interval: float | None = None,
+        timeout: float = 2.0,
+        rise: int = 2,
+        fall: int = 3,
+        unhealthy_interval: float | None = None,
+    ) -> Any:
+        """Make an asynchronous function the check of those destinations that have none of their own.
+
+        ```python
+        @jobs.probe(interval=5.0)
+        async def has_room(destination: Destination) -> float:
+            return 1.0 / (1 + await queue_depth(destination.url))
+        ```
+
+        Args:
+            function: Given the ``Destination``. None and True mean healthy, False unhealthy; a number is the weight from
+                then on, and 0 unhealthy. What it raises, or that it takes too long, is why the destination is unhealthy.
+            interval: Seconds between probes; None takes the monitor's.
+            timeout: Seconds for one probe, after which it is cancelled.
+            rise: Consecutive successes until a destination is used again.
+            fall: Consecutive failures until it is no longer used.
+            unhealthy_interval: Seconds between probes of one that is unhealthy; None is ``interval``.
+
+        Returns:
+            The function, or a decorator where only keywords are given.
+
+        Raises:
+            TypeError: If the function is not asynchronous.
+        """
+
+        def use(found: ProbeT) -> ProbeT:
+            check = FunctionCheck(
+                found,
+                interval=interval,
+                timeout=timeout,
+                rise=rise,
+                fall=fall,
+                unhealthy_interval=unhealthy_interval,
+            )
+            self.set_health(check)
+            return found
+
+        return use if function is None else use(function)
+
+    def on_change(self, function: CallbackT, /) -> CallbackT:
+        """Have a function called whenever something changes for a destination: ``@pool.on_change``.
+
+        It is given a ``proxyroutes.typing.HealthEvent``, and may be asynchronous. Events come one after the other, in a
+        task of the pool: no request waits for it. What it raises is logged.
+
+        Args:
+            function: What is called.
+
+        Returns:
+            The function.
+        """
+        self._on_change.append(function)
+        return function
 
     def status(self) -> tuple[DestinationStatus, ...]:
         """Every destination on the running loop: health, why, what is in flight.

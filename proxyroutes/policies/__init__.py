@@ -1,5 +1,6 @@
-"""PLUG POINT. Balancing policies: frozen, shareable recipes whose ``bind()`` makes the state of one pool."""
+"""PLUG POINT. Policies of pools and routes: frozen, shareable recipes whose ``bind()`` makes the state of one pool."""
 
+from proxyroutes.policies.affinity import CookieAffinity, HeaderAffinity
 from proxyroutes.policies.balancing import (
     FirstAvailable,
     LeastLatency,
@@ -9,18 +10,28 @@ from proxyroutes.policies.balancing import (
     RoundRobin,
     WeightedRoundRobin,
 )
+from proxyroutes.policies.breakers import CircuitBreaker
 from proxyroutes.policies.hashing import ConsistentHash
+from proxyroutes.policies.hedging import Hedge
 from proxyroutes.policies.outliers import OutlierDetection
+from proxyroutes.policies.retries import Backoff, Retry, RetryBudget
 from proxyroutes.policies.slow_start import SlowStart
 
 __all__ = [
+    "Backoff",
+    "CircuitBreaker",
     "ConsistentHash",
+    "CookieAffinity",
     "FirstAvailable",
+    "HeaderAffinity",
+    "Hedge",
     "LeastLatency",
     "LeastRequests",
     "OutlierDetection",
     "PowerOfTwoChoices",
     "Random",
+    "Retry",
+    "RetryBudget",
     "RoundRobin",
     "SlowStart",
     "WeightedRoundRobin",

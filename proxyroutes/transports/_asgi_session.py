@@ -403,7 +403,8 @@ class BoundASGISessions:
         return len(self._sessions)
 
     def forget(self, destination: Endpoint) -> None:
-        """Nothing is known of a destination here."""
+        """Nothing is known of one: the application is the same for all."""
+        del destination
 
     async def connect(
         self,

@@ -171,6 +171,7 @@ class BoundHttp1Transport:
                 return response
             # The upstream had closed a connection that looked idle, before it saw the request: once more on a fresh one.
             attempt.reused = attempt.sent = attempt.connected = False
+            attempt.repeated = True
             attempt.enter(Stage.CONNECT)
             connection = None
             fresh = True
@@ -219,6 +220,7 @@ def _is_unseen(
     """Whether a request on a reused connection may be sent again: nothing came back, and nothing of it is lost."""
     return (
         attempt.reused
+        and attempt.may_repeat
         and response.untouched
         and not attempt.body_consumed
         and head.method in _IDEMPOTENT

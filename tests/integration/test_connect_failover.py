@@ -97,11 +97,13 @@ async def test_each_destination_is_asked_once_and_the_last_failure_counts(serve,
 
 
 @pytest.mark.requirement("R-16")
-@pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_a_failure_after_the_request_was_sent_does_not_move_on(serve, method):
+@pytest.mark.parametrize(
+    ("method", "pool"), [("GET", {"retry": None}), ("POST", {})], ids=["retries-off", "POST"]
+)
+async def test_a_failure_after_the_request_was_sent_does_not_move_on(serve, method, pool):
     """The first destination may have seen it."""
     async with ScriptedOrigin([ReadHead(), Reset()]) as first, ScriptedOrigin([OK]) as second:
-        gateway = await serve(first.url, second.url)
+        gateway = await serve(first.url, second.url, pool=pool)
         reply = await gateway.get(method=method)
 
         assert 502 == reply.status

@@ -121,3 +121,80 @@ async def test_a_lazy_start_does_not_wait():
 
         assert 200 == sent[0]["status"]
         await pool.close()
+
+
+def endless(reply):
+    """An origin whose checks are answered with content that has no end."""
+
+    async def serve(reader, writer):
+        while b"/healthz" not in await reader.readuntil(b"\r\n\r\n"):
+            writer.write(OK)
+        writer.write(reply)
+        while not writer.transport.is_closing():
+            writer.write(b"10000\r\n" + b"x" * 65_536 + b"\r\n")
+            await writer.drain()
+
+    return serve
+
+
+def says(reply):
+    """An origin whose checks are answered with this, and all else well."""
+
+    async def serve(reader, writer):
+        while True:
+            asked = await reader.readuntil(b"\r\n\r\n")
+            writer.write(reply if b"/healthz" in asked else OK)
+
+    return serve
+
+
+HUGE = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+MOVED = b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("serve", "reason"),
+    [
+        (endless(HUGE), "more than 1 MiB of content"),
+        (says(MOVED), "status 302"),
+        (says(b""), "no answer within 1.0 s"),
+        (says(b"nonsense\r\n\r\n"), "UpstreamProtocolError"),
+    ],
+    ids=["endless", "redirects", "hangs", "not-http"],
+)
+async def test_a_bad_answer_to_a_check_is_unhealthy_with_its_reason(serve, reason):
+    """The others are asked meanwhile, and the loop lives."""
+    check = HealthCheck("/healthz", method="GET", timeout=1.0)
+    async with ScriptedOrigin(serve) as bad, ScriptedOrigin(answers) as good:
+        app, pool = gateway_of(bad.url, good.url, health=check)
+        async with run_gateway(app) as gateway:
+            assert {200} == {(await ask(gateway.port))[0] for _ in range(5)}
+            first, second = pool.status()
+
+    assert (False, True, 0) == (first.healthy, second.healthy, first.requests)
+    assert first.reason.startswith(reason)
+
+
+def probes(origin):
+    """How many an origin has got."""
+    return sum(received.count(b"HEAD /healthz") for received in origin.requests)
+
+
+async def test_twenty_pools_over_one_origin_probe_once_an_interval():
+    """Whatever the routes and apps that use them."""
+    async with ScriptedOrigin(answers) as origin:
+        monitor = HealthMonitor(interval=60.0)
+        pools = [
+            UpstreamPool(f"p{number}", [origin.url], monitor=monitor, health="/healthz")
+            for number in range(20)
+        ]
+        async with monitor:
+            for pool in pools:
+                pool.enter()
+            await asyncio.gather(*[pool.first_round() for pool in pools])
+            monitor.interval = 30.0
+            await eventually(lambda: probes(origin) >= 2)
+            for pool in pools:
+                await pool.leave()
+
+    assert 2 == probes(origin)

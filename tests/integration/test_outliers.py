@@ -74,7 +74,7 @@ async def test_one_that_fails_is_ejected(reply, close, seen):
         ScriptedOrigin(replies(reply, close=close)) as bad,
         ScriptedOrigin(replies(OK)) as good,
     ):
-        app, pool = gateway_of(bad.url, good.url)
+        app, pool = gateway_of(bad.url, good.url, retry=None)
         async with run_gateway(app) as gateway:
             counted = Counter([await ask(gateway.port) for _ in range(40)])
             assert 1 == pool.status()[0].ejections

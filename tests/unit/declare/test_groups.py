@@ -276,9 +276,9 @@ def test_a_keyword_that_this_release_lacks_is_recorded(root, registry, keyword):
 
 def test_a_keyword_that_this_release_lacks_is_inherited(root, registry):
     """A group's routes are refused too."""
-    root.group("/g", retry=object()).get("/x", upstream=UPSTREAM)(stub)
+    root.group("/g", mirror=object()).get("/x", upstream=UPSTREAM)(stub)
 
-    assert ("retry",) == only(registry).not_yet
+    assert ("mirror",) == only(registry).not_yet
 
 
 def test_a_missing_keyword_left_empty_is_no_mistake(root, registry):

@@ -8,13 +8,14 @@ from attrs import define, field
 
 from proxyroutes import HealthMonitor, Proxy, UpstreamPool
 from proxyroutes._serve.exchange import Exchange
+from proxyroutes._serve.http import serve_http
 from proxyroutes._serve.match import Found, split_path
 from proxyroutes._state.sweeper import Sweeper
 from proxyroutes.exceptions import Stage
-from proxyroutes.policies import RoundRobin
+from proxyroutes.policies import Retry, RoundRobin
 from proxyroutes.settings import Timeouts
 from proxyroutes.testing import ManualClock
-from proxyroutes.typing import Fields, Message, Scope
+from proxyroutes.typing import Fields, Message, RandomSource, Scope
 
 GET = {"type": "http.request", "body": b"", "more_body": False}
 LEFT = {"type": "http.disconnect"}
@@ -207,17 +208,37 @@ def make_route(
     destinations: int = 1,
     pool_timeouts: Timeouts | None = None,
     path: str = "/<path>",
+    pool_retry: Retry | None = None,
+    rules: dict[str, Any] | None = None,
+    random: RandomSource | None = None,
     **route: Any,
 ) -> Route:
-    """Compile one route over destinations that do not exist."""
+    """Compile one route over destinations that do not exist.
+
+    Args:
+        outcomes: What each attempt comes to.
+        destinations: How many there are.
+        pool_timeouts: The pool's time-outs.
+        path: The template.
+        pool_retry: The pool's retry; a wait before it would need the clock to be advanced.
+        rules: Further keywords of the pool.
+        random: Where waits come from.
+        **route: Keywords of the route.
+    """
     clock = ManualClock()
     records: list[Exchange] = []
-    monitor = HealthMonitor(clock=clock)
+    monitor = HealthMonitor(clock=clock, random=random)
     proxy = Proxy(monitor=monitor, on_exchange=records.append, via="here")
     transport = ScriptedTransport(list(outcomes))
     urls = [f"http://up{number}.test" for number in range(1, destinations + 1)]
     pool = UpstreamPool(
-        "pool", urls, transport=transport, balancing=RoundRobin(), timeouts=pool_timeouts
+        "pool",
+        urls,
+        transport=transport,
+        balancing=RoundRobin(),
+        timeouts=pool_timeouts,
+        retry=pool_retry,
+        **(rules or {}),
     )
     proxy.route(path, upstream=pool, **route)(stub)
     return Route(proxy, pool, transport, clock, records)
@@ -255,6 +276,26 @@ def make_exchange(
     )
     exchange.attach()
     return exchange
+
+
+async def serve(route, scope=None, server=None):
+    """Serve a request, and give the server's side of it."""
+    server = server or Server()
+    scope = scope or make_scope()
+    await serve_http(route.plan, route.found(scope), scope, server.receive, server.send)
+    return server
+
+
+def assert_all_is_let_go(route):
+    """No lease is out, nothing is swept, and there is one record."""
+    state = route.state
+
+    assert (0, [0] * len(state.destinations)) == (
+        state.in_flight,
+        [one.in_flight for one in state.destinations],
+    )
+    assert 0 == len(state.sweeper)
+    assert 1 == len(route.records)
 
 
 async def turns(count: int = 10) -> None:

@@ -13,7 +13,6 @@ from proxyroutes._serve.http import (
     open_exchange,
     read_body,
     record_refusal,
-    serve_http,
     timeouts_of,
 )
 from proxyroutes.exceptions import (
@@ -27,29 +26,18 @@ from proxyroutes.exceptions import (
 )
 from proxyroutes.settings import Timeouts
 from proxyroutes.typing import ForwardedHead
-from tests.unit.serve.scripted import LEFT, Response, Server, make_route, make_scope, piece
+from tests.unit.serve.scripted import (
+    LEFT,
+    Response,
+    Server,
+    assert_all_is_let_go,
+    make_route,
+    make_scope,
+    piece,
+    serve,
+)
 
 REFUSED = UpstreamConnectError
-
-
-async def serve(route, scope=None, server=None):
-    """Serve a request, and give the server's side of it."""
-    server = server or Server()
-    scope = scope or make_scope()
-    await serve_http(route.plan, route.found(scope), scope, server.receive, server.send)
-    return server
-
-
-def assert_all_is_let_go(route):
-    """No lease is out, nothing is swept, and there is one record."""
-    state = route.state
-
-    assert (0, [0] * len(state.destinations)) == (
-        state.in_flight,
-        [one.in_flight for one in state.destinations],
-    )
-    assert 0 == len(state.sweeper)
-    assert 1 == len(route.records)
 
 
 async def test_a_request_is_forwarded_and_its_response_relayed():

@@ -372,7 +372,7 @@ async def test_an_answer_that_is_dropped_is_let_go_of():
     """Its lease and its record are not lost with it."""
     response = Response()
     answer, exchange, route = answered(response)
-    held = RelayResponse(answer, received="GET", forwarded=b"GET")
+    held = RelayResponse(answer, received="GET", forwarded=b"GET", found=None, pool=None)
     del answer, held
     gc.collect()
 

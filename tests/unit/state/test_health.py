@@ -172,14 +172,28 @@ async def test_a_probe_that_hangs_fails_after_its_time(monitor, transport, clock
 
 
 async def test_endless_content_is_not_read_to_its_end(monitor, transport):
-    """The status is what counts; the connection is let go."""
+    """A destination that answers a check so is not well; the connection is let go."""
     endless = Answer(200, [b"x" * 65_536] * 1000)
     transport.answers[A] = endless
     pool = make(monitor, transport, health=HealthCheck("/", method="GET"))
     async with running(monitor, pool):
-        assert [A, B] == available(pool)
+        assert ([B], "more than 1 MiB of content") == (available(pool), pool.status()[0].reason)
 
-    assert (True, 999) == (endless.aborted, len(endless.content))
+    assert (True, 983) == (endless.aborted, len(endless.content))
+
+
+@pytest.mark.parametrize(
+    ("expect", "well"), [(None, False), ({200, 302}, True)], ids=["default", "expected"]
+)
+async def test_a_redirect_is_no_answer(monitor, transport, expect, well):
+    """It is not followed; where to was never asked. Who means it says so."""
+    transport.answers[A] = 302
+    check = HealthCheck("/") if expect is None else HealthCheck("/", expect=expect)
+    pool = make(monitor, transport, health=check)
+    async with running(monitor, pool):
+        status = pool.status()[0]
+
+    assert (well, "status 302") == (status.healthy, status.reason)
 
 
 @pytest.mark.parametrize("status", [405, 501])

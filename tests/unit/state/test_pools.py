@@ -100,11 +100,19 @@ def test_one_origin_with_two_base_paths_is_no_repetition():
     assert 2 == len(UpstreamPool("p", ["http://a/1", "http://a/2"]).destinations)
 
 
-@pytest.mark.parametrize("keyword", ["breaker", "affinity", "retry", "limits"])
-def test_what_this_release_lacks_is_refused(keyword):
-    """Nothing is silently ignored."""
-    with pytest.raises(ValueError, match=f"pool 'p': {keyword} is not in this release"):
-        UpstreamPool("p", [A], **{keyword: object()})
+@pytest.mark.parametrize(
+    ("keyword", "value", "meant"),
+    [
+        ("breaker", 3, "a CircuitBreaker value"),
+        ("affinity", "cookie", "an affinity policy value"),
+        ("retry", 2, "a Retry value"),
+        ("limits", 100, "a Limits value"),
+    ],
+)
+def test_a_policy_that_is_none_is_refused(keyword, value, meant):
+    """Where it is written, by the name of its keyword."""
+    with pytest.raises(TypeError, match=f"{keyword} is {meant}, not {value!r}"):
+        UpstreamPool("p", [A], **{keyword: value})
 
 
 def test_pools_are_handles():

@@ -1,0 +1,98 @@
+"""Before the first attempt: a place, where there are only so many, and a circuit that is closed."""
+
+from __future__ import annotations
+
+from attrs import define
+
+from proxyroutes._serve.exchange import Exchange
+from proxyroutes._state.limits import Limiter
+from proxyroutes._state.rules import Rules
+from proxyroutes.exceptions import GatewayError, NoDestinationError, Side
+from proxyroutes.policies.breakers import Circuit
+from proxyroutes.typing import Clock
+
+__all__ = ["Passage", "enter_circuit", "take_place"]
+
+
+@define(eq=False)
+class _Place:
+    """A place in a pool or a route."""
+
+    limiter: Limiter
+
+    def release(self, exchange: Exchange) -> None:
+        del exchange
+        self.limiter.give_back()
+
+
+@define(eq=False)
+class Passage:
+    """The way of one exchange through a circuit."""
+
+    circuit: Circuit
+    trial: int
+    _judged: bool = False
+
+    def answered(self, status: int) -> None:
+        """The head of the response that will be relayed is there.
+
+        A trial is decided by it: its content may take hours.
+        """
+        self._judged = True
+        self.circuit.ended(self.circuit.counts(status), trial=self.trial)
+
+    def release(self, exchange: Exchange) -> None:
+        """The exchange has ended."""
+        error = exchange.error
+        failed = True if error is not None and error.side is Side.UPSTREAM else None
+        if not self._judged:
+            self.circuit.ended(failed, trial=self.trial)
+        elif failed:
+            # Its head was fine; what came after it was not.
+            self.circuit.ended(failed)
+
+
+def enter_circuit(exchange: Exchange, rules: Rules, pool: str) -> Passage | None:
+    """Pass the pool's circuit breaker, if it has one.
+
+    Raises:
+        NoDestinationError: If the circuit is open.
+    """
+    circuit = rules.circuit
+    if circuit is None:
+        return None
+    trial, seconds = circuit.admit()
+    if seconds:
+        raise NoDestinationError(
+            f"the circuit of pool {pool!r} is {circuit.state}: {circuit.reason}",
+            retry_after=seconds,
+        )
+    passage = Passage(circuit, trial)
+    exchange.held = (*exchange.held, passage)
+    return passage
+
+
+async def take_place(exchange: Exchange, limiter: Limiter, clock: Clock) -> None:
+    """Take a place that is held until the exchange ends, and wait for it if there is none.
+
+    Raises:
+        NoDestinationError: If the queue is full, or the time is over.
+        GatewayError: If the total time is over.
+        ClientLeft: If the client left.
+    """
+    if not limiter.take():
+        waiter = limiter.join()
+        exchange.patience = (clock.monotonic() + limiter.limits.queue_timeout, limiter.late())
+        try:
+            exchange.enter()
+            await waiter
+        except BaseException as error:
+            limiter.leave(waiter)
+            reason = exchange.reason(error)
+            if reason is None or reason is error:
+                raise
+            raise reason from (None if isinstance(reason, GatewayError) else error)
+        finally:
+            exchange.leave()
+            exchange.patience = None
+    exchange.held = (*exchange.held, _Place(limiter))

@@ -1,0 +1,170 @@
+"""Two attempts at a time: the second one begins where the first one is slow, and the first good answer wins."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from proxyroutes._serve.exchange import Exchange
+from proxyroutes._state.lease import Lease
+from proxyroutes._state.pools import PoolState
+from proxyroutes.exceptions import GatewayError, Side
+from proxyroutes.policies.retries import IDEMPOTENT
+from proxyroutes.settings import Timeouts
+from proxyroutes.typing import ForwardedHead, UpstreamResponse
+
+__all__ = ["HedgedTry", "Race", "may_hedge"]
+
+
+def may_hedge(head: ForwardedHead) -> bool:
+    """Whether a request may be sent twice at a time."""
+    return head.method.decode("ascii") in IDEMPOTENT
+
+
+class HedgedTry:
+    """One of two attempts, in a task of its own.
+
+    Attributes:
+        lease: Its lease.
+        attempt: Its facts.
+        task: Done when it has come to something.
+        upstream: The response, if there is one.
+        error: What was raised, if something was.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        state: PoolState,
+        head: ForwardedHead,
+        timeouts: Timeouts,
+        lease: Lease,
+    ) -> None:
+        self.lease = lease
+        exchange.lease = lease
+        self.attempt = exchange.begin_attempt(lease.destination.origin)
+        self.upstream: UpstreamResponse | None = None
+        self.error: BaseException | None = None
+        self._given_up = False
+        self._state = state
+        self.task = exchange.spawn(self._run(head, timeouts), "hedge")
+
+    async def _run(self, head: ForwardedHead, timeouts: Timeouts) -> None:
+        try:
+            self.upstream = await self._state.transport.send(
+                head, None, self.lease.destination, timeouts, self.attempt
+            )
+        except BaseException as error:  # noqa: BLE001 - who waits for it raises it.
+            self.error = error
+        if self._given_up and self.upstream is not None:
+            # It came in the very turn in which it was given up.
+            self.upstream.abort()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has come to something."""
+        return self.upstream is not None or self.error is not None
+
+    def give_up(self) -> None:
+        """Abort it at once. One that has failed is charged with it; one that was only slower is not."""
+        self._given_up = True
+        self.task.cancel()
+        if isinstance(self.error, GatewayError):
+            self.lease.failed = self.error.side is Side.UPSTREAM
+            self.lease.destination.trust = 0
+        if self.upstream is not None:
+            self.lease.status = self.upstream.status
+            self.upstream.abort()
+        self.lease.release()
+
+
+class Race:
+    """Two attempts of one exchange; whoever makes it waits for it once.
+
+    Args:
+        exchange: Whose they are.
+        state: The pool.
+        head: What is sent.
+        timeouts: The time-outs that hold.
+        statuses: Those of a response that is taken only where the other attempt comes to nothing better.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        state: PoolState,
+        head: ForwardedHead,
+        timeouts: Timeouts,
+        statuses: frozenset[int],
+    ) -> None:
+        self._exchange = exchange
+        self._state = state
+        self._head = head
+        self._timeouts = timeouts
+        self._statuses = statuses
+        self.tries: list[HedgedTry] = []
+
+    def _begin(self, lease: Lease) -> None:
+        self.tries.append(
+            HedgedTry(self._exchange, self._state, self._head, self._timeouts, lease)
+        )
+
+    def _is_good(self, one: HedgedTry) -> bool:
+        if one.upstream is not None:
+            return one.upstream.status not in self._statuses
+        # What is no failure of an upstream ends the race as it would end a lone attempt.
+        return one.error is not None and not isinstance(one.error, GatewayError)
+
+    async def run(
+        self, lease: Lease, seconds: float, second: Callable[[], Lease | None]
+    ) -> HedgedTry:
+        """Wait for the first good one, or the last one.
+
+        Args:
+            lease: For the first attempt.
+            seconds: When the second one begins.
+            second: Gives the lease for it, if it may begin.
+
+        Returns:
+            The one that counts. All others are given up. If the waiting was interrupted, it is the one that was timed,
+            and its error is what has interrupted it.
+        """
+        exchange = self._exchange
+        self._begin(lease)
+        timer = exchange.spawn(self._state.monitor.clock.sleep(seconds), "hedge-timer")
+        try:
+            exchange.enter()
+            tasks = {self.tries[0].task, timer}
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if not self.tries[0].is_over and (further := second()) is not None:
+                self._begin(further)
+            chosen = await self._first_good()
+            exchange.leave()
+        except BaseException as error:  # noqa: BLE001 - it is the error of the one that was timed.
+            chosen = next(one for one in self.tries if one.attempt is exchange.attempt)
+            chosen.task.cancel()
+            if chosen.upstream is not None:
+                chosen.upstream.abort()
+                chosen.upstream = None
+            chosen.error = error
+        finally:
+            timer.cancel()
+        for one in self.tries:
+            if one is not chosen:
+                one.give_up()
+        exchange.follow(chosen.attempt)
+        exchange.lease = chosen.lease
+        exchange.destination = chosen.lease.destination.origin
+        return chosen
+
+    async def _first_good(self) -> HedgedTry:
+        while True:
+            for one in self.tries:
+                if self._is_good(one):
+                    return one
+            running = [one for one in self.tries if not one.is_over]
+            if not running:
+                # An answer that nobody wants is still better than none.
+                return next((one for one in self.tries if one.upstream), self.tries[-1])
+            self._exchange.follow(running[-1].attempt)
+            await asyncio.wait([one.task for one in running], return_when=asyncio.FIRST_COMPLETED)
