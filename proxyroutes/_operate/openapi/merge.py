@@ -11,12 +11,12 @@ from attrs import frozen
 from fastapi.routing import iter_route_contexts
 
 from proxyroutes._build.compile import Compiled
+from proxyroutes._build.routes import ProxyRoute
 from proxyroutes._declare.templates import parse_template
 from proxyroutes._operate.openapi.rewrite import Components, combine_security
 from proxyroutes._operate.openapi.routed import Routed, find_routed, operations_of
 from proxyroutes._serve.plan import Plan
 from proxyroutes._state.pools import UpstreamPool
-from proxyroutes.exceptions import ProxyRoute
 
 __all__ = ["Merged", "find_prefixes", "merge"]
 
