@@ -28,6 +28,7 @@ __all__ = [
     "proxy_client",
     "proxy_clock",
     "proxy_gateway",
+    "proxy_no_retries",
     "proxy_replace",
     "proxy_respx",
     "proxy_upstream",
@@ -77,6 +78,19 @@ def proxy_replace() -> Iterator[Callable[[Proxy | UpstreamPool, Transport | ASGI
             stack.enter_context(replaced_transport(place, instead))
 
         yield replace
+
+
+@pytest.fixture
+def proxy_no_retries() -> Iterator[Callable[[Proxy | UpstreamPool], None]]:
+    """``proxy_no_retries(proxy)``: its pools try nothing again until the test ends."""
+    from proxyroutes.testing import without_retries  # noqa: PLC0415 - see above
+
+    with contextlib.ExitStack() as stack:
+
+        def turn_off(place: Any) -> None:
+            stack.enter_context(without_retries(place))
+
+        yield turn_off
 
 
 @pytest.fixture

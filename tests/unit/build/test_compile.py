@@ -780,7 +780,7 @@ def test_observers_may_be_one_or_several():
     one = plan_of("/", proxy=Proxy(on_exchange=print)).observers
     several = plan_of("/", proxy=Proxy(on_exchange=(print, repr))).observers
 
-    assert ((print,), (print, repr)) == (one, several)
+    assert ([print], [print, repr]) == (list(one), list(several))
 
 
 @pytest.mark.parametrize("via", ["", "a b", "bücher"], ids=["empty", "space", "not-ascii"])

@@ -82,3 +82,19 @@ async def test_the_clock_stands_still(proxy_clock):
     await proxy_clock.advance(5.0)
 
     assert 5.0 == proxy_clock.monotonic()
+
+
+async def test_nothing_is_tried_again(
+    app, users, proxy_upstream, proxy_replace, proxy_no_retries, proxy_client
+):
+    """A bad answer is what comes, and one request is what was forwarded."""
+    before = users.retry
+    proxy_upstream.answer(503)
+    proxy_replace(users, proxy_upstream)
+    proxy_no_retries(users)
+    async with proxy_client(app) as client:
+        response = await client.get("/users/ann")
+
+    assert 503 == response.status_code
+    assert (None, True) == (users.retry, before is not None)
+    proxy_upstream.assert_forwarded("GET", "/users/ann", times=1)
