@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import httpx
 
     from proxyroutes import Proxy, UpstreamPool
-    from proxyroutes.testing import ManualClock, RecordingUpstream
+    from proxyroutes.testing import FaultyOrigin, ManualClock, RecordingUpstream
     from proxyroutes.typing import ASGIApp, Transport
 
     Client = contextlib.AbstractAsyncContextManager[httpx.AsyncClient]
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "proxy_client",
     "proxy_clock",
+    "proxy_faulty_origin",
     "proxy_gateway",
     "proxy_no_retries",
     "proxy_replace",
@@ -49,6 +50,14 @@ def proxy_upstream() -> RecordingUpstream:
     from proxyroutes.testing import RecordingUpstream  # noqa: PLC0415 - see above
 
     return RecordingUpstream()
+
+
+@pytest.fixture
+def proxy_faulty_origin() -> type[FaultyOrigin]:
+    """An origin on a socket that fails as told: ``async with proxy_faulty_origin(b"hello") as origin``."""
+    from proxyroutes.testing import FaultyOrigin  # noqa: PLC0415 - see above
+
+    return FaultyOrigin
 
 
 @pytest.fixture

@@ -56,6 +56,7 @@ def plan_of(*args, proxy=None, **options):
     return proxy.compiled().routes[0][1]
 
 
+@pytest.mark.requirement("R-47")
 def test_all_mistakes_come_in_one_error_with_their_places():
     """One build reports every mistake of every stub, with its file and line and what to write instead."""
     proxy = Proxy()
@@ -689,6 +690,7 @@ def test_what_has_no_signature_counts_as_a_chooser():
     assert (None, True) == (plan.pool, plan.choose is not None)
 
 
+@pytest.mark.requirement("S-19")
 async def test_a_chooser_that_gives_no_pool_is_told():
     """A URL is not a pool."""
     plan = plan_of("/", upstream=lambda request: UPSTREAM)
