@@ -54,7 +54,7 @@ def proxy_upstream() -> RecordingUpstream:
 
 @pytest.fixture
 def proxy_faulty_origin() -> type[FaultyOrigin]:
-    """An origin on a socket that fails as told: ``async with proxy_faulty_origin(b"hello") as origin``."""
+    """An origin on a socket that fails as told: use it in ``async with``."""
     from proxyroutes.testing import FaultyOrigin  # noqa: PLC0415 - see above
 
     return FaultyOrigin
