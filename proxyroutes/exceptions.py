@@ -14,7 +14,8 @@ ProxyRoutesError
     ├── UpstreamConnectError    502  nothing was sent: always safe to try elsewhere
     ├── UpstreamTimeoutError    504  ``stage`` says which time-out
     ├── UpstreamProtocolError   502  the upstream broke the protocol or the connection
-    ├── ClientRequestError      400  the received request cannot be forwarded (also 405, 408, 413, 414, 417, 431, 508)
+    ├── FilterError             502  a filter of content failed
+    ├── ClientRequestError      400  the received request cannot be forwarded (also 405, 408, 413, 414, 415, 417, 431, 508)
     └── RelayInterruptedError   -    the head was already sent: the connection is broken
 ```
 
@@ -39,6 +40,7 @@ __all__ = [
     "DeclarationError",
     "DuplicateRouteError",
     "EditError",
+    "FilterError",
     "GatewayError",
     "NoDestinationError",
     "PathTemplateError",
@@ -226,6 +228,15 @@ class UpstreamProtocolError(GatewayError):
     title = "The upstream answered badly"
     slug = "upstream-protocol"
     default_stage = Stage.RESPONSE_HEAD
+
+
+class FilterError(GatewayError):
+    """A filter of content raised, or gave what cannot be sent on; neither the client nor the upstream is to blame."""
+
+    title = "The content could not be filtered"
+    slug = "filter"
+    default_stage = Stage.RESPONSE_BODY
+    default_side = Side.GATEWAY
 
 
 class ClientRequestError(GatewayError):

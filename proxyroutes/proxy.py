@@ -92,7 +92,8 @@ class Proxy(RouteGroup):
         name = f"proxyroutes-{secrets.token_hex(4)}" if via is None else via
         if has_bad_name(name.encode("latin-1", "replace")):
             raise ValueError(f"via is a token: {via!r}")
-        super().__init__(Registry(), "", dict(defaults))
+        super().__init__(Registry(), "", {})
+        self._take_defaults(defaults)
         self.monitor = monitor or HealthMonitor()
         self._observers = [on_exchange] if callable(on_exchange) else list(on_exchange)
         if access_log:

@@ -58,7 +58,7 @@ SESSION_MODULES = frozenset({"proxyroutes._serve.session", "proxyroutes._serve.w
 SESSION_LINES = 400
 # What only routes that ask for it run: a plain request's reader need not know it.
 STEPS = "proxyroutes._serve.steps"
-STEPS_LINES = 1600
+STEPS_LINES = 3000
 
 UNUSED_WORDS = {"inbound", "outbound", "backend", "target", "node", "manager", "helper", "util"}
 # The one target that the glossary knows is the request target.
@@ -284,7 +284,7 @@ def test_the_hot_path_keeps_its_budget():
 
 
 def test_steps_keep_their_budget():
-    """What routes may add to the way of a request is no more than that way itself."""
+    """What routes may add to the way of a request stays in proportion to that way."""
     actual = sum(len(code_lines(module)) for module in TREES if module.startswith(STEPS))
 
     assert actual <= STEPS_LINES

@@ -32,11 +32,11 @@ from proxyroutes._build.sessions import (
     session_field_actions,
 )
 from proxyroutes._build.steps import read_steps
+from proxyroutes._build.transforms import forwarding_of, make_hop
 from proxyroutes._build.upstreams import Chooser, resolve_upstream
 from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.templates import Segment, Template, parse_rewrite, parse_template
 from proxyroutes._serve.fields import field_actions, has_bad_name
-from proxyroutes._serve.forwarding import Hop
 from proxyroutes._serve.guard import check_host, check_method
 from proxyroutes._serve.match import RouteIndex
 from proxyroutes._serve.exchange import Observer
@@ -193,9 +193,7 @@ def _common(
         "rewrite": None if rewrite is None else _pieces(rewrite.segments, names),
         "inverse": None if rewrite is None else _inverse(rewrite.segments, names),
         "public": _pieces(template.segments, names),
-        "hop": Hop(
-            forwarding if isinstance(forwarding, Forwarding) else defaults.forwarding, defaults.via
-        ),
+        "hop": make_hop(forwarding_of(forwarding, defaults), defaults.via),
         "timeouts": timeouts or defaults.timeouts,
         "pool_timeouts": timeouts is None,
         "observers": defaults.observers,
@@ -239,6 +237,7 @@ def _compile_websocket(
         plain=not spec.facts.speaks and not spec.facts.parameters and not spec.dependencies,
         settings=read_settings(spec),
         allowed_origins=read_origins(spec),
+        steps=read_steps(spec, template, defaults, problems),
     )
 
 

@@ -12,14 +12,14 @@ from starlette.responses import Response
 from proxyroutes._build.defaults import Defaults
 from proxyroutes._build.overrides import FieldValues, write_overrides
 from proxyroutes._build.responses import GoneResponse, RelayResponse, answer_by_default
+from proxyroutes._build.transforms import forwarding_edits, make_hop
 from proxyroutes._serve.body import BufferedBody, IteratedBody
 from proxyroutes._serve.exchange import ClientLeft, Exchange
 from proxyroutes._serve.fields import FIELD_ACTIONS, ReceivedFields
-from proxyroutes._serve.forwarding import Hop
 from proxyroutes._serve.head import make_head, read_request
 from proxyroutes._serve.http import ask, fail, open_exchange, read_body, timeouts_of
 from proxyroutes._serve.match import Found, raw_path_of, split_path
-from proxyroutes._serve.plan import Plan
+from proxyroutes._serve.plan import Plan, Steps
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import GatewayError
 from proxyroutes.settings import Destination, Timeouts
@@ -86,6 +86,7 @@ class UrlPools:
 
 def imperative_plan(defaults: Defaults) -> Plan:
     """The plan of requests that no declared route describes."""
+    edits = forwarding_edits(defaults.forwarding)
     return Plan(
         name="forward",
         order=0,
@@ -101,7 +102,7 @@ def imperative_plan(defaults: Defaults) -> Plan:
         public=(),
         host=None,
         field_actions=FIELD_ACTIONS,
-        hop=Hop(defaults.forwarding, defaults.via),
+        hop=make_hop(defaults.forwarding, defaults.via),
         timeouts=defaults.timeouts,
         pool_timeouts=True,
         max_body_bytes=None,
@@ -110,6 +111,7 @@ def imperative_plan(defaults: Defaults) -> Plan:
         speaks=True,
         plain=False,
         last_on_error=defaults.on_error,
+        steps=Steps(request_edits=edits) if edits else None,
     )
 
 

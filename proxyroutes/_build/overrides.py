@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from proxyroutes._serve.guard import check_host, check_method, check_target
+from proxyroutes._serve.steps.edits import GATEWAY_FIELDS
 from proxyroutes._serve.steps.forwarded import edit_field, refuse_edit, same_field
 from proxyroutes.exceptions import ClientRequestError
 from proxyroutes.typing import Fields, ForwardedHead
@@ -113,16 +114,8 @@ def _edit_fields(
         EditError: If one cannot be sent.
     """
     if headers is not None:
-        ours = {
-            b"via",
-            b"forwarded",
-            b"x-forwarded-for",
-            b"x-forwarded-host",
-            b"x-forwarded-proto",
-            b"x-forwarded-prefix",
-        }
         head.fields = _written(head, headers) + [
-            field for field in head.fields if field[0] in ours
+            field for field in head.fields if field[0] in GATEWAY_FIELDS
         ]
     if extra is not None:
         added = _written(head, extra)

@@ -10,7 +10,8 @@ from typing import Any
 from proxyroutes._build.attempts import read_attempts
 from proxyroutes._build.check import Problems
 from proxyroutes._build.defaults import Defaults
-from proxyroutes._declare.specs import RouteSpec
+from proxyroutes._build.transforms import given_to, read_edits, read_filters, read_timing
+from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.templates import Template
 from proxyroutes._serve.plan import Steps
 
@@ -18,7 +19,7 @@ __all__ = ["read_steps"]
 
 
 def read_steps(
-    spec: RouteSpec, template: Template, defaults: Defaults, problems: Problems
+    spec: RouteSpec | WebSocketSpec, template: Template, defaults: Defaults, problems: Problems
 ) -> Steps | None:
     """The steps of a route, or None where it is plain.
 
@@ -28,10 +29,13 @@ def read_steps(
         defaults: What the proxy gives.
         problems: Where mistakes are entered.
     """
-    del template, defaults
     # Each kind of step that a route has becomes one entry here, under its name in ``Steps``.
     steps: dict[str, Any] = {}
-    attempts, wrong = read_attempts(spec)
-    problems.extend(wrong, spec.facts.location)
-    steps.update(attempts)
+    steps.update(read_edits(given_to(spec), template, defaults, problems, spec.facts.location))
+    if isinstance(spec, RouteSpec):
+        attempts, wrong = read_attempts(spec)
+        problems.extend(wrong, spec.facts.location)
+        steps.update(attempts)
+        steps.update(read_timing(spec, problems))
+        steps.update(read_filters(given_to(spec), problems, spec.facts.location))
     return Steps(**steps) if steps else None

@@ -17,7 +17,7 @@ from proxyroutes._declare.specs import NOT_YET, RouteSpec, WebSocketSpec
 from proxyroutes._declare.stubs import read_stub
 from proxyroutes._state.on_error import OnError
 from proxyroutes.exceptions import DeclarationError
-from proxyroutes.settings import Forwarding, Timeouts
+from proxyroutes.settings import CookieRules, Forwarding, HeaderRules, QueryRules, Timeouts
 
 __all__ = ["UNSET", "Registry", "RouteGroup", "RouteOptions", "SharedOptions"]
 
@@ -34,8 +34,20 @@ UNSET: Any = _Unset()
 
 # What a group's routes take from it as well as their own, instead of either one.
 _JOINED = frozenset({"dependencies", "identity_headers", "tags"})
+# One value at each level, and all of them count, the outermost first; an explicit None drops what is inherited.
+_STACKED = frozenset(
+    {
+        "cookies",
+        "query_rules",
+        "request_filters",
+        "request_headers",
+        "response_filters",
+        "response_headers",
+    }
+)
+_SESSION_RULES = _STACKED - {"request_filters", "response_filters"}
 _DEFAULTS: Mapping[str, Any] = {
-    "cookies": None,
+    "cookies": (),
     "dependencies": (),
     "forwarding": None,
     "hedge": None,
@@ -48,12 +60,12 @@ _DEFAULTS: Mapping[str, Any] = {
     "max_body_bytes": None,
     "mirror": None,
     "on_error": None,
-    "query_rules": None,
+    "query_rules": (),
     "rate_limit": None,
     "request_filters": (),
-    "request_headers": None,
+    "request_headers": (),
     "response_filters": (),
-    "response_headers": None,
+    "response_headers": (),
     "responses": None,
     "retry": None,
     "server_timing": False,
@@ -69,13 +81,13 @@ class SharedOptions(TypedDict, total=False):
     upstream: Any
     host: str
     location: str
-    request_headers: Any
-    response_headers: Any
-    query_rules: Any
-    cookies: Any
+    request_headers: HeaderRules | None
+    response_headers: HeaderRules | None
+    query_rules: QueryRules | None
+    cookies: CookieRules | None
     identity_headers: Iterable[str]
-    request_filters: Sequence[Any]
-    response_filters: Sequence[Any]
+    request_filters: Sequence[Any] | None
+    response_filters: Sequence[Any] | None
     retry: Any
     limits: Any
     rate_limit: Any
@@ -152,14 +164,20 @@ class RouteGroup:
         self._prefix = prefix
         self._inherited = inherited
 
+    def _take_defaults(self, defaults: Mapping[str, Any]) -> None:
+        """Take what the outermost group is given itself."""
+        self._inherited, problems = self._merge(dict(defaults))
+        self._registry.problems.extend(problems)
+
     def group(self, prefix: str = "", **options: Unpack[RouteOptions]) -> RouteGroup:
         """Make a group of routes that inherit this one's settings and may override them.
 
         Args:
             prefix: Put in front of each path; starts with a slash and does not end with one.
             **options: Any keyword of ``route`` but those of a single route. ``dependencies``, ``tags``,
-                ``identity_headers`` and ``on_error`` are added to the inherited ones; each other one replaces its
-                inherited value.
+                ``identity_headers`` and ``on_error`` are added to the inherited ones; rules (``request_headers``,
+                ``response_headers``, ``query_rules``, ``cookies``) and filters count beside the inherited ones, and None
+                drops those; each other one replaces its inherited value.
         """
         if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
             stripped = prefix.strip("/")
@@ -184,8 +202,10 @@ class RouteGroup:
             if value is UNSET:
                 continue
             if name == "on_error":
-                # The nearest one is asked first, and the others where it has no answer.
-                merged[name] = (value, merged.get(name))
+                # The nearest one is asked first, and the others where it has no answer; None drops them.
+                merged[name] = None if value is None else (value, merged.get(name))
+            elif name in _STACKED:
+                merged[name] = () if value is None else (*merged.get(name, ()), value)
             elif name not in _JOINED:
                 merged[name] = value
             elif (problem := _lone(name, value)) is not None:
@@ -204,14 +224,14 @@ class RouteGroup:
         match: Any = None,
         host: str = UNSET,
         location: str = UNSET,
-        request_headers: Any = UNSET,
-        response_headers: Any = UNSET,
-        query_rules: Any = UNSET,
-        cookies: Any = UNSET,
+        request_headers: HeaderRules | None = UNSET,
+        response_headers: HeaderRules | None = UNSET,
+        query_rules: QueryRules | None = UNSET,
+        cookies: CookieRules | None = UNSET,
         forwarding: Forwarding | None = UNSET,
         identity_headers: Iterable[str] = (),
-        request_filters: Sequence[Any] = UNSET,
-        response_filters: Sequence[Any] = UNSET,
+        request_filters: Sequence[Any] | None = UNSET,
+        response_filters: Sequence[Any] | None = UNSET,
         timeouts: Timeouts | None = UNSET,
         retry: Any = UNSET,
         limits: Any = UNSET,
@@ -242,14 +262,14 @@ class RouteGroup:
             host: ``"destination"``, ``"preserve"``, or a literal value for ``Host``.
             location: ``"rewrite"`` maps the destination's own address in ``Location`` back to the public one;
                 ``"keep"`` leaves it.
-            request_headers: Rules for the request's fields. Not in this release.
-            response_headers: Rules for the response's fields. Not in this release.
-            query_rules: Rules for the query. Not in this release.
-            cookies: Rules for the upstream's cookies. Not in this release.
+            request_headers: Rules for the request's fields, applied after those of the proxy and the groups.
+            response_headers: Rules for the response's fields, applied after those of the proxy and the groups.
+            query_rules: Rules for the query, applied after those of the proxy and the groups.
+            cookies: Rules for the upstream's cookies, applied after those of the proxy and the groups.
             forwarding: What the upstream is told of the client. None takes the proxy's.
             identity_headers: Names that are deleted from what the client sent, because only the gateway sets them.
-            request_filters: Filters of the request's body. Not in this release.
-            response_filters: Filters of the response's body. Not in this release.
+            request_filters: Filters of the request's content, after those of the proxy and the groups.
+            response_filters: Filters of the response's content, before those of the groups and the proxy.
             timeouts: Time-outs; None takes the pool's, the group's or the proxy's.
             retry: When a request is tried again, instead of the pool's own rule; ``Retry(attempts=1)`` is never. None
                 takes the group's or the pool's.
@@ -262,7 +282,8 @@ class RouteGroup:
                 that reads the body needs it.
             on_error: Handlers of this route's failures, asked before those of its groups, its pool and the proxy: a
                 function of the error and the request, functions by class of error, or a list; see ``Proxy.on_error``.
-            server_timing: Whether ``Server-Timing`` is added. Not in this release.
+            server_timing: Whether ``Server-Timing`` says how long the queue, the connection, the upstream and the gateway
+                itself took.
             dependencies: FastAPI dependencies, as in any endpoint.
             tags: Tags in the API's document.
             name: The route's name; the stub's by default.
@@ -349,6 +370,10 @@ class RouteGroup:
         compression: bool = False,
         timeouts: Timeouts | None = UNSET,
         host: str = UNSET,
+        request_headers: HeaderRules | None = UNSET,
+        response_headers: HeaderRules | None = UNSET,
+        query_rules: QueryRules | None = UNSET,
+        cookies: CookieRules | None = UNSET,
         forwarding: Forwarding | None = UNSET,
         identity_headers: Iterable[str] = (),
         dependencies: Sequence[Any] = (),
@@ -376,6 +401,10 @@ class RouteGroup:
                 the handshake. ``idle`` (without any frame) and ``total`` end a session, and only where they are given
                 here.
             host: As for ``route``.
+            request_headers: Rules for the fields of the forwarded handshake.
+            response_headers: Rules for the fields of its answer.
+            query_rules: As for ``route``.
+            cookies: As for ``route``.
             forwarding: As for ``route``.
             identity_headers: As for ``route``.
             dependencies: FastAPI dependencies, run before the upstream is dialled.
@@ -386,11 +415,22 @@ class RouteGroup:
             "dependencies": dependencies,
             "timeouts": timeouts,
             "host": host,
+            "request_headers": request_headers,
+            "response_headers": response_headers,
+            "query_rules": query_rules,
+            "cookies": cookies,
             "forwarding": forwarding,
             "identity_headers": identity_headers,
         }
         merged, problems = self._merge(given)
-        shared = ("timeouts", "host", "forwarding", "identity_headers", "location")
+        shared = (
+            "timeouts",
+            "host",
+            "forwarding",
+            "identity_headers",
+            "location",
+            *_SESSION_RULES,
+        )
         options = {
             "allowed_origins": _to_tuple(allowed_origins),
             "max_message_bytes": max_message_bytes,

@@ -14,16 +14,9 @@ __all__ = ["NOT_YET", "RouteSpec", "WebSocketSpec"]
 
 NOT_YET: frozenset[str] = frozenset(
     {
-        "cookies",
         "match",
         "mirror",
-        "query_rules",
         "rate_limit",
-        "request_filters",
-        "request_headers",
-        "response_filters",
-        "response_headers",
-        "server_timing",
     }
 )
 """Keywords of the contract that this release records and refuses at build, rather than ignore."""
@@ -52,12 +45,12 @@ class RouteSpec:
     responses: Mapping[int | str, dict[str, Any]] | None = field(eq=False, repr=False)
     include_in_schema: bool
     match: Any = field(default=None, eq=False, repr=False)
-    request_headers: Any = field(default=None, eq=False, repr=False)
-    response_headers: Any = field(default=None, eq=False, repr=False)
-    query_rules: Any = field(default=None, eq=False, repr=False)
-    cookies: Any = field(default=None, eq=False, repr=False)
-    request_filters: Any = field(default=(), eq=False, repr=False)
-    response_filters: Any = field(default=(), eq=False, repr=False)
+    request_headers: tuple[Any, ...] = field(default=(), eq=False, repr=False)
+    response_headers: tuple[Any, ...] = field(default=(), eq=False, repr=False)
+    query_rules: tuple[Any, ...] = field(default=(), eq=False, repr=False)
+    cookies: tuple[Any, ...] = field(default=(), eq=False, repr=False)
+    request_filters: tuple[Any, ...] = field(default=(), eq=False, repr=False)
+    response_filters: tuple[Any, ...] = field(default=(), eq=False, repr=False)
     retry: Any = field(default=None, eq=False, repr=False)
     limits: Any = field(default=None, eq=False, repr=False)
     rate_limit: Any = field(default=None, eq=False, repr=False)

@@ -56,6 +56,8 @@ class Exchange(ExchangeRecord):
     """One client request with its response.
 
     Attributes:
+        asked: Seconds on the monotonic clock when a destination was first asked for; 0.0 where nobody wants to know.
+        leased: The same for when the last attempt had its destination.
         timeouts: The time-outs that hold for it.
         held: What it has until its end, such as its place in a pool.
         patience: Until when something is waited for, in seconds on the clock, and what ends it then; None for ever.
@@ -63,6 +65,8 @@ class Exchange(ExchangeRecord):
 
     # What its last attempt holds, so that it can be cut where its destination is taken away.
     lease: Lease | None = None
+    # Only where the route asks for its times.
+    asked = leased = 0.0
     interruption: GatewayError | ClientLeft | None = None
     # Set while the gateway waits for the client, so that a time-out is blamed on the right side.
     client_stalls = False
@@ -70,6 +74,8 @@ class Exchange(ExchangeRecord):
     may_watch = False
     # The content that somebody else reads, if the request has some.
     body: Listener | None = None
+    # What is let go of at the end beside the sweeper's entry: streams with filters.
+    closers: tuple[Callable[[], None], ...] = ()
     # The total time is over: no further attempt.
     expired = False
     held: tuple[Held, ...] = ()
@@ -109,6 +115,8 @@ class Exchange(ExchangeRecord):
         self.destination = destination
         if self.attempt is not None:
             self.earlier = (*self.earlier, self.attempt)
+        if self.asked:
+            self.leased = monotonic()
         self.attempt = attempt = Attempt()
         attempt.route, attempt.number, attempt.destination = self.route, self.attempts, destination
         attempt.began_at = monotonic()
@@ -283,6 +291,8 @@ class Exchange(ExchangeRecord):
             self._watch.cancel()
         if self._listener is not None:
             self._listener.cancel()
+        for close in self.closers:
+            close()
         for observer in self._observers:
             try:
                 observer(self)

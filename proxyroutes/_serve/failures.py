@@ -27,6 +27,9 @@ _logger = logging.getLogger("proxyroutes.serve")
 def problem(error: GatewayError, scope: Scope | None = None) -> tuple[int, Fields, bytes]:
     """Status, fields and body that answer an error: problem+json, or a page where the client would rather have one."""
     status = error.status_code
+    if status == 204 and isinstance(error, ClientRequestError):
+        # What the gateway answers as the final recipient (RFC 9110 §7.6.2) is no problem.
+        return status, [*error.fields, (b"connection", b"close")], b""
     kind = PROBLEM_BASE + error.slug
     if scope is not None and prefers_html(scope["headers"]):
         media_type = b"text/html; charset=utf-8"

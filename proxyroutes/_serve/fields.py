@@ -36,7 +36,8 @@ _HOP_BY_HOP = (
 ).split()
 # What an untrusted client says of the hops before us (CONFORMANCE S-21).
 _FORWARDING = (
-    b"forwarded x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-prefix "
+    b"client-cert client-cert-chain forwarded x-forwarded-client-cert "
+    b"x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-prefix "
     b"x-forwarded-proto x-forwarded-server x-original-host x-original-url x-real-ip "
     b"x-rewrite-url "
 ).split()

@@ -14,7 +14,7 @@ from proxyroutes._serve.guard import refuse
 from proxyroutes.settings import Forwarding
 from proxyroutes.typing import Field, Scope
 
-__all__ = ["Hop"]
+__all__ = ["Hop", "spell_address"]
 
 _VERSIONS = {"1.1": b"1.1 ", "1.0": b"1.0 ", "2": b"2 ", "2.0": b"2 ", "3": b"3 "}
 _MAX_KNOWN = 1024
@@ -90,18 +90,19 @@ class Hop:
 
 def _forwarded(address: str | None, host: bytes, scheme: bytes) -> bytes:
     # RFC 7239 §4: values that are no token are quoted; §6: an IPv6 address is bracketed too.
-    if not address:
-        node = b"unknown"
-    elif not _is_address(address):
-        node = b"_hidden"
-    elif ":" in address:
-        node = b'"[' + _ascii(address) + b']"'
-    else:
-        node = _ascii(address)
-    value = b"for=" + node
+    value = b"for=" + (spell_address(address) if address else b"unknown")
     if host:
         value += b';host="' + host + b'"'
     return value + b";proto=" + scheme
+
+
+def spell_address(address: str) -> bytes:
+    """An address as RFC 7239 §6 spells it; ``_hidden`` where it is none."""
+    if not _is_address(address):
+        return b"_hidden"
+    if ":" in address:
+        return b'"[' + _ascii(address) + b']"'
+    return _ascii(address)
 
 
 def _is_address(text: str) -> bool:

@@ -13,6 +13,7 @@ from urllib.parse import unquote_to_bytes
 from proxyroutes.exceptions import ClientRequestError
 
 __all__ = [
+    "EVERY_METHOD",
     "MAX_FIELDS",
     "MAX_FIELD_BYTES",
     "MAX_HOST_BYTES",
@@ -44,7 +45,8 @@ _BAD_QUERY = re.compile(rb"[\x00-\x20\x7f-\xff#]")
 _PARTS = re.compile(rb"[/\\;]")
 USUAL_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 """Methods that need no look at their spelling."""
-_ALLOW = (b"allow", ", ".join(sorted(USUAL_METHODS)).encode("ascii"))
+EVERY_METHOD = (b"allow", ", ".join(sorted(USUAL_METHODS)).encode("ascii"))
+"""``Allow`` of a route that serves every method."""
 _METHOD = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 # RFC 9110 §7.2: Host = uri-host [ ":" port ]; a host is never empty here.
 _HOST = re.compile(
@@ -67,7 +69,7 @@ def check_method(method: str) -> None:
             f"{method} is not forwarded",
             status_code=405,
             title="Method not allowed",
-            fields=(_ALLOW,),
+            fields=(EVERY_METHOD,),
         )
     if not _METHOD.fullmatch(method):
         raise refuse("the method is not a token")

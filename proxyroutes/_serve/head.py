@@ -12,6 +12,7 @@ from proxyroutes._serve.fields import ReceivedFields, read_fields
 from proxyroutes._serve.guard import USUAL_METHODS, check_method, check_target
 from proxyroutes._serve.match import Found
 from proxyroutes._serve.plan import Plan
+from proxyroutes._serve.steps.max_forwards import count_hop
 from proxyroutes.typing import ForwardedHead, Scope
 
 __all__ = ["fill", "forwarded_path", "make_head", "public_prefix", "read_request"]
@@ -27,7 +28,10 @@ def read_request(scope: Scope, plan: Plan, found: Found) -> ReceivedFields:
     if method not in USUAL_METHODS:
         check_method(method)
     check_target(found.raw_path, scope.get("query_string", b""))
-    return read_fields(scope["headers"], scope.get("http_version", "1.1"), plan.field_actions)
+    received = read_fields(scope["headers"], scope.get("http_version", "1.1"), plan.field_actions)
+    if method == "OPTIONS":
+        count_hop(plan, received)
+    return received
 
 
 def make_head(scope: Scope, plan: Plan, found: Found, received: ReceivedFields) -> ForwardedHead:
@@ -52,7 +56,7 @@ def make_head(scope: Scope, plan: Plan, found: Found, received: ReceivedFields) 
     host = plan.host
     if host == b"":
         host = received.host or None
-    return ForwardedHead(
+    head = ForwardedHead(
         scope["method"].encode("ascii"),
         target,
         fields,
@@ -60,6 +64,10 @@ def make_head(scope: Scope, plan: Plan, found: Found, received: ReceivedFields) 
         received.content_length,
         scope.get("scheme") == "https",
     )
+    if plan.steps is not None:
+        for edit in plan.steps.request_edits:
+            edit(scope, found, head)
+    return head
 
 
 def forwarded_path(scope: Scope, plan: Plan, found: Found) -> bytes:

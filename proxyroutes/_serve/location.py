@@ -14,7 +14,7 @@ from proxyroutes._serve.head import fill, public_prefix
 from proxyroutes._serve.match import Found, split_path
 from proxyroutes.typing import Endpoint
 
-__all__ = ["map_location"]
+__all__ = ["map_location", "public_path"]
 
 _REFERENCE = re.compile(rb"([^?#]*)(.*)", re.DOTALL)
 
@@ -31,7 +31,7 @@ def map_location(value: bytes, found: Found, destination: Endpoint) -> bytes:
         if path != base and not path.startswith(base + b"/"):
             return value
         path = path[len(base) :]
-    mapped = _invert(path or b"/", found)
+    mapped = public_path(path or b"/", found)
     if mapped is None:
         return value
     # RFC 3986 §4.2: a reference that begins with two slashes would name a host.
@@ -55,7 +55,7 @@ def _below_origin(value: bytes, destination: Endpoint) -> bytes | None:
     return tail[end:]
 
 
-def _invert(path: bytes, found: Found) -> bytes | None:
+def public_path(path: bytes, found: Found) -> bytes | None:
     plan = found.plan
     if plan.rewrite is None:
         return b"".join([b"/" + part for part in found.parts[: found.hidden]]) + path

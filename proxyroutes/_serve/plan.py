@@ -6,7 +6,7 @@ Nothing is decided here; ``_build`` fills a plan, ``_serve`` reads it.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from attrs import field, frozen
 
@@ -14,16 +14,17 @@ from proxyroutes._serve.exchange import Observer
 from proxyroutes._serve.forwarding import Hop
 from proxyroutes._state.limits import RouteLimiters
 from proxyroutes._state.on_error import OnError
+from proxyroutes.filters import StreamFilter
 from proxyroutes.policies.hedging import Hedge
 from proxyroutes.policies.retries import Retry
 from proxyroutes.settings import Timeouts
-from proxyroutes.typing import Field
+from proxyroutes.typing import Endpoint, Field, Fields, ForwardedHead, Scope
 
 if TYPE_CHECKING:
     from proxyroutes._state.monitor import HealthMonitor
     from proxyroutes._state.pools import UpstreamPool
 
-__all__ = ["Capture", "Plan", "Steps"]
+__all__ = ["Capture", "Plan", "RequestEdit", "ResponseEdit", "Steps"]
 
 
 @frozen
@@ -45,6 +46,37 @@ class Capture:
     convert: Callable[[str], Any] = field(eq=False)
 
 
+class RequestEdit(Protocol):
+    """A declared edit of the head that is forwarded."""
+
+    def __call__(self, scope: Scope, found: Any, head: ForwardedHead, /) -> None:
+        """Edit the head.
+
+        Args:
+            scope: The received request.
+            found: The ``Found`` of its match.
+            head: What is forwarded.
+
+        Raises:
+            ClientRequestError: If the request cannot be forwarded.
+        """
+        ...
+
+
+class ResponseEdit(Protocol):
+    """A declared edit of the field lines that are relayed."""
+
+    def __call__(self, fields: Fields, found: Any, destination: Endpoint, /) -> Fields:
+        """Give the edited field lines.
+
+        Args:
+            fields: As they are.
+            found: The ``Found`` of the request's match, or None.
+            destination: Who answered.
+        """
+        ...
+
+
 @frozen(kw_only=True, eq=False)
 class Steps:
     """What a route adds to the plain way of a request, in the order of that way. A plain route has none of it.
@@ -63,14 +95,14 @@ class Steps:
     """
 
     admissions: tuple[Any, ...] = ()
-    request_edits: tuple[Any, ...] = ()
-    request_filters: tuple[Any, ...] = ()
     limits: RouteLimiters | None = None
     retry: Retry | None = None
     hedge: Hedge | None = None
+    request_edits: tuple[RequestEdit, ...] = ()
+    request_filters: tuple[StreamFilter, ...] = ()
     mirror: Any = None
-    response_edits: tuple[Any, ...] = ()
-    response_filters: tuple[Any, ...] = ()
+    response_edits: tuple[ResponseEdit, ...] = ()
+    response_filters: tuple[StreamFilter, ...] = ()
     server_timing: bool = False
 
 

@@ -25,6 +25,7 @@ from proxyroutes._serve.plan import Plan
 from proxyroutes._serve.relay import Answer
 from proxyroutes._serve.steps.answering import choose_answer, handlers_of
 from proxyroutes._serve.steps.forwarded import ForwardedRequest
+from proxyroutes._serve.steps.messages import edit_for_pool
 from proxyroutes._state.pools import PoolState, UpstreamPool
 from proxyroutes.exceptions import (
     ClientRequestError,
@@ -193,7 +194,7 @@ class SessionSide:
         try:
             await self._hear_of_client()
             answer = self._answer = await self._dial(record)
-            answer.prepare(self.plan, self.found)
+            answer.prepare(self.plan, self.found, filtered=False)
             await self._answer_client(record, answer)
         except GatewayError as error:
             await self._refuse(record, error)
@@ -241,6 +242,8 @@ class SessionSide:
             pool = await cast("Any", plan.choose)(self.forwarded())
         state = pool.state()
         record.pool = state.name
+        if state.transforms is not None:
+            head = edit_for_pool(state, head)
         timeouts = timeouts_of(plan, state)
         record.dialled_with(timeouts)
         dialler: Any = Dialler(state.websockets, plan.settings, self._subprotocols)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Protocol
 
 from proxyroutes._state.destinations import DestinationState
+from proxyroutes._state.transforms import Transformed
 
 __all__ = ["Lease", "Lender"]
 
 
-class Lender(Protocol):
+class Lender(Transformed, Protocol):
     """A pool that gives leases."""
 
     in_flight: int
@@ -28,28 +29,26 @@ class Lease:
 
     Attributes:
         destination: What it is for.
+        lender: The pool that has given it.
         status: The status that the destination answered with, 0 before. Entered into its record at the release.
         failed: Whether the destination is to blame for how it ended.
+        held: Whether it was not given back yet.
     """
 
-    __slots__ = ("_pool", "destination", "failed", "status")
+    __slots__ = ("destination", "failed", "held", "lender", "status")
 
     def __init__(self, pool: Lender, destination: DestinationState) -> None:
-        self._pool: Lender | None = pool
+        self.held = True
+        self.lender = pool
         self.destination = destination
         self.status = 0
         self.failed = False
 
-    @property
-    def held(self) -> bool:
-        """Whether it was not given back yet."""
-        return self._pool is not None
-
     def release(self) -> None:
         """Give it back; a second call does nothing."""
-        pool = self._pool
-        if pool is not None:
-            self._pool = None
+        if self.held:
+            self.held = False
+            pool = self.lender
             destination = self.destination
             destination.in_flight -= 1
             pool.in_flight -= 1

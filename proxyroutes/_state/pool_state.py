@@ -21,6 +21,7 @@ from proxyroutes._state.monitor import MonitorState
 from proxyroutes._state.ramps import Ramps
 from proxyroutes._state.rules import Rules
 from proxyroutes._state.sweeper import Sweeper
+from proxyroutes._state.transforms import PoolTransforms
 from proxyroutes.exceptions import NoDestinationError
 from proxyroutes.policies.outliers import OutlierDetection
 from proxyroutes.policies.retries import Retry
@@ -47,6 +48,8 @@ class PoolState:
         retry: When a request is tried again, where its route does not say it.
         rules: Places, circuit and affinity; None for a pool that has none of them.
         budgets: What is left for further attempts.
+        transforms: What it edits of every request and response, or None.
+        steps: What the request path has compiled ``transforms`` to, or None before that.
     """
 
     name: str
@@ -65,6 +68,7 @@ class PoolState:
     on_change: Sequence[Callback]
     retry: Retry | None = None
     rules: Rules | None = None
+    transforms: PoolTransforms | None = None
     available: tuple[DestinationState, ...] = field(init=False)
     sweeper: Sweeper = field(init=False)
     ejections: Ejections = field(init=False)
@@ -77,6 +81,7 @@ class PoolState:
     telemetry: Telemetry | None = None
     leases: int = 0
     _watched: dict[Watch, list[DestinationState]] = field(factory=dict)
+    steps: Any = None
     _panics: bool = False
     _closed: bool = False
     _tasks: set[asyncio.Task[None]] = field(factory=set)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, overload
 
 from attrs import evolve
@@ -20,6 +20,7 @@ from proxyroutes._state.monitor import HealthMonitor
 from proxyroutes._state.on_error import read_on_error
 from proxyroutes._state.pool_state import PoolState
 from proxyroutes._state.rules import bind_rules, check_policies
+from proxyroutes._state.transforms import read_transforms
 from proxyroutes.policies.balancing import PowerOfTwoChoices
 from proxyroutes.policies.breakers import CircuitBreaker
 from proxyroutes.policies.outliers import OutlierDetection
@@ -28,13 +29,16 @@ from proxyroutes.policies.slow_start import SlowStart, to_slow_start
 from proxyroutes.settings import (
     TLS,
     Check,
+    CookieRules,
     Destination,
     FunctionCheck,
+    HeaderRules,
     Limits,
     ProbeFunction,
+    QueryRules,
     Timeouts,
-    to_health_check,
 )
+from proxyroutes.settings._checks import to_health_check
 from proxyroutes.transports._telemetry import find_telemetry
 from proxyroutes.transports.asgi import BoundASGI
 from proxyroutes.transports.http1 import Http1Transport
@@ -102,11 +106,19 @@ class UpstreamPool:
             short for ``SlowStart(seconds)``. None uses it in full at once.
         panic: Use every destination where none is healthy, instead of answering 503. Said once in the log.
         transport: How requests are sent; None is the default transport.
+        request_headers: Rules for the fields of every request that it is given, after those of the route. Like every rule
+            of a pool they are not filled in: a pool has no path parameters.
+        response_headers: Rules for the fields of every response that it gives, after those of the route.
+        query_rules: Rules for the query of every request, after those of the route.
+        cookies: Rules for its cookies, after those of the route.
+        request_filters: Filters of the content of its requests, after those of the route.
+        response_filters: Filters of the content of its responses, before those of the route.
         tls: How TLS is spoken with ``https`` destinations; None verifies against the system's certificates.
         on_error: Handlers of the failures of requests that asked this pool; see ``Proxy.on_error``.
 
     Raises:
-        TypeError: If ``destinations`` is a lone string, or ``on_error`` is not made of handlers.
+        TypeError: If ``destinations`` is a lone string, ``on_error`` is not made of handlers, or a rule is of another
+            kind.
         ValueError: If there is no destination, one is repeated, or a keyword is not in this release.
     """
 
@@ -123,6 +135,12 @@ class UpstreamPool:
         affinity: Affinity | None = None,
         retry: Retry | None = _RETRY,
         limits: Limits | None = _LIMITS,
+        request_headers: HeaderRules | None = None,
+        response_headers: HeaderRules | None = None,
+        query_rules: QueryRules | None = None,
+        cookies: CookieRules | None = None,
+        request_filters: Sequence[Any] | None = None,
+        response_filters: Sequence[Any] | None = None,
         timeouts: Timeouts | None = None,
         slow_start: SlowStart | float | None = None,
         panic: bool = False,
@@ -147,6 +165,15 @@ class UpstreamPool:
         self.retry = retry
         self.limits = limits
         self.slow_start = to_slow_start(slow_start)
+        self.transforms = read_transforms(
+            name,
+            request_headers=request_headers,
+            response_headers=response_headers,
+            query_rules=query_rules,
+            cookies=cookies,
+            request_filters=request_filters,
+            response_filters=response_filters,
+        )
         self.panic = panic
         self.timeouts = timeouts
         self.transport: Transport = transport or Http1Transport()
@@ -212,6 +239,7 @@ class UpstreamPool:
             on_change=self._on_change,
             retry=self.retry,
             rules=bind_rules(self.name, monitor, self.limits, self.breaker, self.affinity),
+            transforms=self.transforms,
         )
         if self._draining:
             self._told(state)

@@ -10,7 +10,7 @@ from collections import deque
 
 from attrs import field, frozen
 
-from proxyroutes.settings import to_statuses
+from proxyroutes.settings._values import to_statuses
 from proxyroutes.typing import Clock
 
 __all__ = ["Outlier", "OutlierDetection"]

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from attrs import field, frozen
 
 from proxyroutes.exceptions import GatewayError
-from proxyroutes.settings import to_texts
+from proxyroutes.settings._values import to_texts
 from proxyroutes.typing import Clock, RandomSource
 
 __all__ = ["IDEMPOTENT", "Backoff", "Budget", "Retry", "RetryBudget"]

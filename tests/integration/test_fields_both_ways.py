@@ -770,3 +770,58 @@ async def test_a_base_path_stands_in_front_of_every_target(serve):
         await gateway.get("/a?b=c")
 
         assert b"/base/a?b=c" == target_of(origin.requests[0])
+
+
+# Behind other proxies.
+
+
+@pytest.mark.requirement("S-22")
+@one_transport
+async def test_a_trusted_proxys_fields_are_continued(serve, lane):
+    """What it says of the client is kept, and its own address is added."""
+    async with ScriptedOrigin([OK]) as origin:
+        gateway = await serve(
+            origin.url,
+            lane=lane,
+            forwarding=Forwarding(mode="append", trusted=["127.0.0.0/8"]),
+            server={"proxy_headers": False},
+        )
+        await gateway.get(
+            "/",
+            "X-Forwarded-For: 192.0.2.1",
+            "X-Forwarded-Proto: https",
+            "Connection: X-Forwarded-For",
+        )
+        received = origin.requests[0]
+
+        assert [[b"192.0.2.1, 127.0.0.1"], [b"https"]] == [
+            values_of(received, name) for name in ("x-forwarded-for", "x-forwarded-proto")
+        ]
+
+
+@pytest.mark.requirement("S-25")
+@one_transport
+async def test_a_trusted_proxys_list_is_not_doubled_where_the_server_reads_it(serve):
+    """The server's client is then the one that the list names, and no peer."""
+    received = await forward(
+        serve,
+        "X-Forwarded-For: 192.0.2.1, 127.0.0.2",
+        forwarding=Forwarding(mode="append", trusted=["127.0.0.0/8", "192.0.2.0/24"]),
+        server={"proxy_headers": True},
+    )
+
+    assert [b"127.0.0.2"] == values_of(received, "x-forwarded-for")
+
+
+@pytest.mark.requirement("H-39")
+@one_transport
+async def test_the_last_hop_of_options_answers_by_itself(serve, lane):
+    """Nothing reaches the upstream, and the answer has no content."""
+    async with ScriptedOrigin([OK]) as origin:
+        gateway = await serve(origin.url, lane=lane, methods=["GET", "OPTIONS"])
+        last = await gateway.get("/", "Max-Forwards: 0", method="OPTIONS")
+        assert 0 == origin.connections
+        await gateway.get("/", "Max-Forwards: 5", method="OPTIONS")
+
+        assert (204, b"GET, OPTIONS", b"") == (last.status, last.get("allow"), last.body)
+        assert [b"4"] == values_of(origin.requests[0], "max-forwards")

@@ -15,8 +15,8 @@ from proxyroutes.settings import (
     Match,
     QueryRules,
     Timeouts,
-    to_health_check,
 )
+from proxyroutes.settings._checks import to_health_check
 
 
 def test_defaults_of_timeouts():
@@ -339,10 +339,59 @@ def test_cookie_rules_leave_everything_by_default():
     assert (None, None, None) == (CookieRules().domain, CookieRules().path, CookieRules().secure)
 
 
-def test_forwarding_has_two_modes():
-    """A third one is refused."""
-    with pytest.raises(ValueError, match="mode is 'set' or 'off': 'append'"):
-        Forwarding(mode="append")
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"mode": "add"}, "mode is 'set', 'append' or 'off': 'add'"),
+        ({"client_cert": "on"}, "client_cert is"),
+        ({"mode": "append"}, "belong together"),
+        ({"trusted": ["10.0.0.0/8"]}, "belong together"),
+        ({"mode": "append", "trusted": ["10.0.0.1/8"]}, "host bits"),
+        ({"mode": "append", "trusted": ["proxy.test"]}, "does not appear"),
+    ],
+)
+def test_forwarding_refuses_what_it_does_not_know(options, problem):
+    """Trust is given by address, and only where it is used."""
+    with pytest.raises(ValueError, match=problem):
+        Forwarding(**options)
+
+
+def test_trusted_networks_are_a_list():
+    """A lone one is a mistake."""
+    with pytest.raises(TypeError, match="a list of strings"):
+        Forwarding(mode="append", trusted="10.0.0.0/8")
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"set": {"Connection": "close"}},
+        {"add": {"Transfer-Encoding": "chunked"}},
+        {"remove": ["Content-Length"]},
+        {"allow": ["keep-alive"]},
+        {"set": {"a b": "1"}},
+        {"set": {"": "1"}},
+        {"set": {"a": "1\r\nb: 2"}},
+        {"add": {"a": "1\0"}},
+        {"set": {"a": "\u65e5"}},
+        {"set": {"a": 1}},
+        {"remove": ["\xe9"]},
+        {"set": [("a", "1"), ("A", "2")]},
+    ],
+    ids=str,
+)
+@pytest.mark.requirement("S-29")
+def test_a_rule_for_a_field_that_cannot_be_sent_is_refused(rules):
+    """Where it is written, and not when a request comes."""
+    with pytest.raises(ValueError, match="field|connection|value|twice"):
+        HeaderRules(**rules)
+
+
+@pytest.mark.parametrize("rules", [{"set": {"": "1"}}, {"add": {"a": 1}}, {"remove": [""]}])
+def test_a_rule_for_no_parameter_is_refused(rules):
+    """A parameter has a name and a text."""
+    with pytest.raises(ValueError, match="parameter|string"):
+        QueryRules(**rules)
 
 
 @pytest.mark.parametrize(

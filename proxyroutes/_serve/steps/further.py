@@ -395,8 +395,8 @@ class _AffineAnswer(Answer):
     added: Fields
 
     @override
-    def prepare(self, plan: Plan, found: Found | None) -> None:
-        super().prepare(plan, found)
+    def prepare(self, plan: Plan, found: Found | None, *, filtered: bool = True) -> None:
+        super().prepare(plan, found, filtered=filtered)
         self.fields = [*self.fields, *self.added]
 
 

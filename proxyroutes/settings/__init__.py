@@ -6,7 +6,6 @@ loops or FastAPI.
 
 from __future__ import annotations
 
-import inspect
 import ipaddress
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -14,8 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import unquote, urlsplit
 
-from attrs import field, frozen
+from attrs import Factory, field, frozen
 from attrs.converters import optional
+
+from proxyroutes.settings._checks import (
+    Check,
+    FunctionCheck,
+    HealthCheck,
+    TCPCheck,
+    to_health_check,
+)
+from proxyroutes.settings._values import check_positive, to_texts
 
 if TYPE_CHECKING:
     import ssl
@@ -46,11 +54,51 @@ _SCHEMES = {
     "http+unix": "http+unix",
 }
 _HOST = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=-]+")
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# RFC 9110 §5.5: visible characters, space, tab and obs-text.
+_NO_VALUE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
+_DOMAIN = re.compile(r"\.?[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
+_COOKIE_PATH = re.compile(r"/[\x20-\x3a\x3c-\x7e]*")
+
+# What a value may be filled in with: <name> or {name}; doubled it is text.
+_PARAMETER = re.compile(
+    r"<<([A-Za-z_]\w*)>>|\{\{([A-Za-z_]\w*)\}\}|<([A-Za-z_]\w*)>|\{([A-Za-z_]\w*)\}", re.ASCII
+)
+
+HOP_FIELDS: frozenset[str] = frozenset(
+    {
+        "connection",
+        "content-length",
+        "expect",
+        "http2-settings",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authentication-info",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+"""Fields of one connection, its framing among them: no rule can write or keep one."""
 
 
-def _positive(name: str, value: float | None) -> None:
-    if value is not None and not value > 0:
-        raise ValueError(f"{name} must be greater than 0 seconds, or None for no limit: {value!r}")
+def split_value(text: str) -> tuple[tuple[str, bool], ...]:
+    """Take a rule's value apart: pieces of text, and names of parameters, which are marked."""
+    pieces: list[tuple[str, bool]] = []
+    end = 0
+    for found in _PARAMETER.finditer(text):
+        doubled = found[1] or found[2]
+        literal = text[end : found.start()]
+        end = found.end()
+        if doubled:
+            pieces.append((literal + found[0][1:-1], False))
+        else:
+            pieces.extend(((literal, False), (found[3] or found[4], True)))
+    pieces.append((text[end:], False))
+    return tuple([piece for piece in pieces if piece[0]])
 
 
 def _to_mapping(
@@ -59,20 +107,6 @@ def _to_mapping(
     if isinstance(value, str):
         raise TypeError(f"a mapping or a list of pairs is meant, not one string: {value!r}")
     return tuple(value.items()) if isinstance(value, Mapping) else tuple(value)
-
-
-def to_statuses(value: Iterable[int]) -> frozenset[int]:
-    """Store an iterable of statuses as a set, and refuse a lone one."""
-    if isinstance(value, int | str):
-        raise TypeError(f"a list of statuses is meant, not one value: write [{value!r}]")
-    return frozenset(value)
-
-
-def to_texts(value: Iterable[str]) -> tuple[str, ...]:
-    """Store an iterable of strings as a tuple, and refuse a lone string."""
-    if isinstance(value, str):
-        raise TypeError(f"a list of strings is meant, not one string: write [{value!r}]")
-    return tuple(value)
 
 
 @frozen(kw_only=True)
@@ -100,7 +134,7 @@ class Timeouts:
 
     def __attrs_post_init__(self) -> None:
         for name in ("connect", "first_byte", "idle", "total"):
-            _positive(name, getattr(self, name))
+            check_positive(name, getattr(self, name))
 
 
 @frozen(kw_only=True)
@@ -133,7 +167,7 @@ class Limits:
             raise ValueError(f"max_in_flight must be at least 1: {self.max_in_flight!r}")
         if self.max_queue < 0:
             raise ValueError(f"max_queue must be at least 0: {self.max_queue!r}")
-        _positive("queue_timeout", self.queue_timeout)
+        check_positive("queue_timeout", self.queue_timeout)
         if self.queue not in {"fifo", "lifo"}:
             raise ValueError(f"queue is 'fifo' or 'lifo': {self.queue!r}")
 
@@ -226,149 +260,6 @@ class AccessLog:
         converter=_to_names,
     )
     query: bool = True
-
-
-_EXPECTED = frozenset(range(200, 400))
-_METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_PROBE_PATH = re.compile(r"/[!-~]*")
-
-
-def _check_turns(check: HealthCheck | TCPCheck | FunctionCheck) -> None:
-    """What every kind of check has: when it is made, and how often it must say the same."""
-    _positive("interval", check.interval)
-    _positive("unhealthy_interval", check.unhealthy_interval)
-    _positive("timeout", check.timeout)
-    if check.rise < 1 or check.fall < 1:
-        raise ValueError(f"rise and fall must be at least 1: {check.rise!r}, {check.fall!r}")
-
-
-def _to_content(value: str | bytes | None) -> bytes | None:
-    return value.encode() if isinstance(value, str) else value
-
-
-@frozen(kw_only=True)
-class HealthCheck:
-    """How a destination is asked whether it is well.
-
-    Redirects are not followed, and mean unhealthy unless ``expect`` was given and holds them. So does content of more
-    than 1 MiB.
-
-    Attributes:
-        path: Path and query of the probe, below the destination's base path.
-        method: Its method. ``HEAD`` that is refused with 405 or 501 becomes ``GET``, once.
-        interval: Seconds between probes; None takes the monitor's.
-        timeout: Seconds for one probe.
-        expect: Statuses that mean healthy.
-        rise: Consecutive successes until it is used again.
-        fall: Consecutive failures until it is no longer used.
-        unhealthy_interval: Seconds between probes of one that is unhealthy; None is ``interval``.
-        body: Content of the probe, text as UTF-8; None sends none. It needs another method than ``HEAD``.
-
-    Raises:
-        ValueError: If a number is out of its range, the path does not start with a slash, or the method cannot be sent.
-    """
-
-    path: str = field(default="/", kw_only=False)
-    method: str = "HEAD"
-    interval: float | None = None
-    timeout: float = 2.0
-    expect: frozenset[int] = field(default=_EXPECTED, converter=to_statuses)
-    rise: int = 2
-    fall: int = 3
-    unhealthy_interval: float | None = None
-    body: bytes | None = field(default=None, converter=_to_content)
-
-    def __attrs_post_init__(self) -> None:
-        if not self.path.startswith("/"):
-            raise ValueError(f"the path of a health check starts with a slash: {self.path!r}")
-        if not _PROBE_PATH.fullmatch(self.path):
-            raise ValueError(f"write the path of a health check percent-encoded: {self.path!r}")
-        if not _METHOD.fullmatch(self.method) or self.method in {"CONNECT", "TRACE"}:
-            raise ValueError(f"not a method that a probe can have: {self.method!r}")
-        if self.body is not None and self.method == "HEAD":
-            raise ValueError("a body needs a method for it: say method='POST'")
-        _check_turns(self)
-
-    def expects(self, status: int) -> bool:
-        """Whether a status means healthy."""
-        if status in {301, 302, 303, 307, 308} and self.expect == _EXPECTED:
-            return False
-        return status in self.expect
-
-
-@frozen(kw_only=True)
-class TCPCheck:
-    """A destination is well if it takes a connection, which is closed at once: for services that have no path to ask.
-
-    Attributes:
-        interval: Seconds between probes; None takes the monitor's.
-        timeout: Seconds for one probe.
-        rise: Consecutive successes until it is used again.
-        fall: Consecutive failures until it is no longer used.
-        unhealthy_interval: Seconds between probes of one that is unhealthy; None is ``interval``.
-
-    Raises:
-        ValueError: If a number is out of its range.
-    """
-
-    interval: float | None = None
-    timeout: float = 2.0
-    rise: int = 2
-    fall: int = 3
-    unhealthy_interval: float | None = None
-
-    def __attrs_post_init__(self) -> None:
-        _check_turns(self)
-
-
-@frozen(kw_only=True)
-class FunctionCheck:
-    """A destination is well if an asynchronous function says so; ``@pool.probe`` makes one.
-
-    Attributes:
-        function: Given the destination. None and True mean healthy, False unhealthy. A number above 0 means healthy,
-            and is the destination's weight from then on; 0 means unhealthy. What it raises, or that it takes too long,
-            means unhealthy, and is the reason.
-        interval: Seconds between probes; None takes the monitor's.
-        timeout: Seconds for one probe, after which it is cancelled.
-        rise: Consecutive successes until it is used again.
-        fall: Consecutive failures until it is no longer used.
-        unhealthy_interval: Seconds between probes of one that is unhealthy; None is ``interval``.
-
-    Raises:
-        TypeError: If the function is not asynchronous.
-        ValueError: If a number is out of its range.
-    """
-
-    function: ProbeFunction = field(kw_only=False)
-    interval: float | None = None
-    timeout: float = 2.0
-    rise: int = 2
-    fall: int = 3
-    unhealthy_interval: float | None = None
-
-    def __attrs_post_init__(self) -> None:
-        function: Any = self.function
-        call = getattr(function, "__call__", None)  # noqa: B004 - an object's own call may be asynchronous.
-        if not inspect.iscoroutinefunction(function) and not inspect.iscoroutinefunction(call):
-            raise TypeError(f"a probe is an asynchronous function: {function!r}")
-        _check_turns(self)
-
-
-Check: TypeAlias = HealthCheck | TCPCheck | FunctionCheck
-"""How a destination is probed."""
-
-ProbeFunction: TypeAlias = "Callable[[Destination], Awaitable[bool | float | None]]"
-"""What ``@pool.probe`` takes."""
-
-
-def to_health_check(value: Check | str | None) -> Check | None:
-    """Take ``"/path"`` for ``HealthCheck("/path")``."""
-    if value is None or isinstance(value, HealthCheck | TCPCheck | FunctionCheck):
-        return value
-    if not isinstance(value, str):
-        raise TypeError(f"a health check is a path, HealthCheck, TCPCheck or None: {value!r}")
-    return HealthCheck(value)
 
 
 @frozen(kw_only=True)
@@ -523,30 +414,86 @@ class Match:
 
 @frozen(kw_only=True)
 class HeaderRules:
-    """Edits of field lines.
+    """Edits of field lines, in this order: ``allow``, ``remove``, ``set``, ``add``.
+
+    Names are compared without case. In values ``"<name>"`` or ``"{name}"`` is the text that the route's parameter of this
+    name has captured, decoded; ``"<<name>>"`` is the text ``<name>`` itself. A request whose captured text cannot stand in a
+    field (a control character, or one outside of latin-1) is answered 400.
 
     Attributes:
         set: Fields to write, instead of what is there.
-        add: Fields to append.
+        add: Fields to append. Several of one name are given as pairs.
         remove: Names to delete.
-        allow: The only names to keep, or None for all.
+        allow: The only names to keep of what the other side sent, or None for all. What the gateway itself adds stays, and
+            so does what says how content is to be read: ``Content-Encoding``, ``Content-Length``, ``Content-Range``.
+
+    Raises:
+        ValueError: If a field cannot be sent, or belongs to the connection: those are made for each hop.
+
+    Source:
+        RFC 9110 §5.1, §5.5 (names and values), RFC 9110 §7.6.1 (fields of one hop).
     """
 
     set: tuple[tuple[str, str], ...] = field(default=(), converter=_to_mapping)
     add: tuple[tuple[str, str], ...] = field(default=(), converter=_to_mapping)
     remove: tuple[str, ...] = field(default=(), converter=to_texts)
     allow: tuple[str, ...] | None = field(default=None, converter=optional(to_texts))
+
+    def __attrs_post_init__(self) -> None:
+        for name, value in (*self.set, *self.add):
+            _check_name(name)
+            _check_value(name, value)
+        for name in (*self.remove, *(self.allow or ())):
+            _check_name(name)
+        names = [name.lower() for name, _ in self.set]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"{name!r} is set twice: add the second one")
+
+
+def check_request_rules(rules: HeaderRules) -> None:
+    """Refuse what only rules for responses can do.
+
+    Raises:
+        ValueError: If they name ``Host``, or write ``Via``.
+    """
+    written = {name.lower() for name, _ in (*rules.set, *rules.add)}
+    written.update(name.lower() for name in rules.remove)
+    if "host" in written.union(name.lower() for name in rules.allow or ()):
+        raise ValueError("Host is chosen by host=, not by rules for fields")
+    if "via" in written:
+        raise ValueError("Via is the gateway's own: choose its name with Proxy(via=…)")
+
+
+def _check_name(name: Any) -> None:
+    if not isinstance(name, str) or not _TOKEN.fullmatch(name):
+        raise ValueError(f"not a field name: {name!r}")
+    if name.lower() in HOP_FIELDS:
+        raise ValueError(f"{name!r} belongs to the connection and is made by the gateway")
+
+
+def _check_value(name: str, value: Any) -> None:
+    if not isinstance(value, str) or _NO_VALUE.search(value) is not None:
+        raise ValueError(
+            f"the value of {name!r} has a character that no field can have: {value!r}"
+        )
 
 
 @frozen(kw_only=True)
 class QueryRules:
-    """Edits of the query.
+    """Edits of the query, in this order: ``allow``, ``remove``, ``set``, ``add``.
+
+    Parameters are what stands between ``&``; names are compared after one percent-decoding. What no rule names keeps its
+    place and its bytes. In values ``"<name>"`` or ``"{name}"`` is what the route's parameter of this name has captured.
 
     Attributes:
         set: Parameters to write, instead of what is there.
-        add: Parameters to append.
+        add: Parameters to append. Several of one name are given as pairs.
         remove: Names to delete.
-        allow: The only names to keep, or None for all.
+        allow: The only names to keep of what the client sent, or None for all.
+
+    Raises:
+        ValueError: If a name is empty.
     """
 
     set: tuple[tuple[str, str], ...] = field(default=(), converter=_to_mapping)
@@ -554,20 +501,64 @@ class QueryRules:
     remove: tuple[str, ...] = field(default=(), converter=to_texts)
     allow: tuple[str, ...] | None = field(default=None, converter=optional(to_texts))
 
+    def __attrs_post_init__(self) -> None:
+        pairs = (
+            *self.set,
+            *self.add,
+            *((name, "") for name in (*self.remove, *(self.allow or ()))),
+        )
+        for name, value in pairs:
+            if not name or not isinstance(name, str):
+                raise ValueError(f"not the name of a parameter: {name!r}")
+            if not isinstance(value, str):
+                raise ValueError(f"the value of {name!r} is a string: {value!r}")  # noqa: TRY004 - as every other rule here.
+
 
 @frozen(kw_only=True)
 class CookieRules:
-    """How the upstream's cookies are made to fit the gateway's address (RFC 6265 §4.1.2).
+    """How the upstream's cookies are made to fit the gateway's address.
+
+    A cookie whose name begins with ``__Host-`` keeps its domain and path, and one that begins with ``__Secure-`` or
+    ``__Host-`` stays secure: browsers would refuse it otherwise.
 
     Attributes:
-        domain: The ``Domain`` to write, an empty string to delete it, None to leave it.
-        path: The ``Path`` to write, None to leave it.
-        secure: Whether to write ``Secure``, None to leave it.
+        domain: The ``Domain`` to write, an empty string to delete it (the cookie is then the gateway's own host's), None to
+            leave it.
+        path: The ``Path`` to write; ``"rewrite"`` maps the one that is there to the public address, as ``location`` does;
+            None leaves it.
+        secure: True writes ``Secure``, False deletes it, None leaves it.
+
+    Raises:
+        ValueError: If a value cannot stand in ``Set-Cookie``.
+
+    Source:
+        RFC 6265 §4.1.2 (attributes), RFC 6265 §5.1.4 (paths and path-match).
     """
 
     domain: str | None = None
     path: str | None = None
     secure: bool | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.domain and not _DOMAIN.fullmatch(self.domain):
+            raise ValueError(f"domain is a host name: {self.domain!r}")
+        path = self.path
+        if path not in {None, "rewrite"} and not _COOKIE_PATH.fullmatch(str(path)):
+            raise ValueError(f"path is 'rewrite' or starts with a slash: {path!r}")
+
+
+def _to_trusted(values: Iterable[str]) -> tuple[str, ...]:
+    found = to_texts(values)
+    for value in found:
+        if value != UNIX:
+            ipaddress.ip_network(value)
+    return found
+
+
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+UNIX = "unix"
+"""Among trusted peers: those that come over a Unix socket."""
 
 
 @frozen(kw_only=True)
@@ -575,15 +566,52 @@ class Forwarding:
     """What the upstream is told of the client's side.
 
     Attributes:
-        mode: ``"set"``: what the client sent is dropped and ours is set. ``"off"``: it is dropped and nothing is set.
+        mode: ``"set"``: what the client sent is dropped and ours is set. ``"append"``: what a trusted peer sent is kept and
+            ours is added to it; for any other peer as ``"set"``. ``"off"``: it is dropped and nothing is set.
         forwarded: Whether ``Forwarded`` (RFC 7239) is set.
         x_forwarded: Whether ``X-Forwarded-For``, ``-Host``, ``-Proto`` and ``-Prefix`` are set.
+        trusted: Networks and addresses of the proxies in front whose fields are believed, such as ``"10.0.0.0/8"``;
+            ``"unix"`` for those that come over a Unix socket. Only the peer that the server names counts: run it so that it
+            does not read these fields itself (uvicorn: ``proxy_headers=False``).
+        client_cert: How the certificate that the client has shown is told: ``"rfc9440"`` in ``Client-Cert`` and
+            ``Client-Cert-Chain``, ``"xfcc"`` in ``X-Forwarded-Client-Cert``, ``"off"`` not at all. It is read from the
+            server's TLS extension of ASGI; a trusted peer's word is passed on. What anybody else sends of these fields is
+            always dropped.
+        networks: The networks of ``trusted``.
+
+    Raises:
+        ValueError: If a value is none of these, ``trusted`` has what is no network, or one of ``"append"`` and ``trusted``
+            is given without the other.
+
+    Source:
+        RFC 7239 (Forwarded), RFC 9440 (Client-Cert).
     """
 
-    mode: Literal["set", "off"] = "set"
+    mode: Literal["set", "append", "off"] = "set"
     forwarded: bool = True
     x_forwarded: bool = True
+    trusted: tuple[str, ...] = field(default=(), converter=_to_trusted)
+    client_cert: Literal["off", "rfc9440", "xfcc"] = "off"
+    networks: tuple[Network, ...] = field(
+        init=False,
+        eq=False,
+        repr=False,
+        default=Factory(
+            lambda self: tuple(ipaddress.ip_network(one) for one in self.trusted if one != UNIX),
+            takes_self=True,
+        ),
+    )
 
     def __attrs_post_init__(self) -> None:
-        if self.mode not in {"set", "off"}:
-            raise ValueError(f"mode is 'set' or 'off': {self.mode!r}")
+        if self.mode not in {"set", "append", "off"}:
+            raise ValueError(f"mode is 'set', 'append' or 'off': {self.mode!r}")
+        if self.client_cert not in {"off", "rfc9440", "xfcc"}:
+            raise ValueError(f"client_cert is 'off', 'rfc9440' or 'xfcc': {self.client_cert!r}")
+        if (self.mode == "append") != bool(self.trusted):
+            raise ValueError(
+                "mode='append' and trusted belong together: write mode='append', trusted=['10.0.0.0/8']"
+            )
+
+
+ProbeFunction: TypeAlias = Callable[[Destination], Awaitable[bool | float | None]]
+"""What ``@pool.probe`` takes."""
