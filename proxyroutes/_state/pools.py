@@ -117,8 +117,8 @@ class UpstreamPool:
         on_error: Handlers of the failures of requests that asked this pool; see ``Proxy.on_error``.
 
     Raises:
-        TypeError: If ``destinations`` is a lone string, ``on_error`` is not made of handlers, or a rule is of another
-            kind.
+        TypeError: If ``destinations`` is a lone string, a rule is of another kind, or ``on_error`` is not made of
+            handlers.
         ValueError: If there is no destination, one is repeated, or a keyword is not in this release.
     """
 
