@@ -10,10 +10,6 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from proxyroutes._build.defaults import Defaults
-<<<<<<< HEAD
-=======
-from proxyroutes._build.transforms import forwarding_edits, make_hop
->>>>>>> main
 from proxyroutes._build.overrides import FieldValues, write_overrides
 from proxyroutes._build.responses import GoneResponse, RelayResponse, answer_by_default
 from proxyroutes._build.transforms import forwarding_edits, make_hop
@@ -114,13 +110,8 @@ def imperative_plan(defaults: Defaults) -> Plan:
         observers=defaults.observers,
         speaks=True,
         plain=False,
-<<<<<<< HEAD
         last_on_error=defaults.on_error,
         steps=Steps(request_edits=edits) if edits else None,
-=======
-        steps=Steps(request_edits=edits) if edits else None,
-        last_on_error=defaults.on_error,
->>>>>>> main
     )
 
 
