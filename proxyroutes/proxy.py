@@ -95,6 +95,7 @@ class Proxy(RouteGroup):
         super().__init__(Registry(), "", {})
         self._take_defaults(defaults)
         self.monitor = monitor or HealthMonitor()
+        self._lifespan = Lifespan(self.monitor)
         self._observers = [on_exchange] if callable(on_exchange) else list(on_exchange)
         if access_log:
             recipe = AccessLog() if access_log is True else access_log
@@ -107,10 +108,10 @@ class Proxy(RouteGroup):
             redirect_slashes=redirect_slashes,
             observers=self._observers,
             on_error=self._registry.on_error,
+            use=self._lifespan.use,
         )
         self._collector: Collector | None = None
         self._compiled: Compiled | None = None
-        self._lifespan = Lifespan(self.monitor)
         self._url_pools = UrlPools(self._defaults)
         self._routers: list[APIRouter] = []
         self._status_source: Source | None = None

@@ -115,6 +115,8 @@ class Call:
         plan = self.plan
         if plan.choose is not None:
             return await plan.choose(self.forwarded())
+        if plan.split is not None:
+            return plan.split(plan, self.found, self.scope, self.forwarded_head())
         # A plan has one of the two.
         return cast("UpstreamPool", plan.pool)
 

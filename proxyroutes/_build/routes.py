@@ -120,7 +120,7 @@ class ProxyRoute(APIRoute):
             error = refusal or refuse("the request target is not in origin form")
             await (await self._refuse(scope, found, error))(scope, receive, send)
         elif not found.method_allowed:
-            allow = {"Allow": self.plan.allow[1].decode("ascii")}
+            allow = {"Allow": found.allow.decode("ascii")}
             raise HTTPException(status_code=405, headers=allow)
         elif found.redirect:
             location = redirect_location(raw_path_of(scope), scope.get("query_string", b""))

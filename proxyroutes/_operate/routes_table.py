@@ -97,12 +97,21 @@ def _row(methods: str, path: str, plan: Plan, context: Any, mounted: str) -> tup
         methods,
         mounted + _path(path, plan.template),
         plan.name,
-        "(chosen for each request)" if pool is None else pool.name,
+        _upstream(plan),
         "" if pool is None else _destinations(pool),
         _rewrite(plan),
         ", ".join(dict.fromkeys(_dependencies(getattr(context, "dependant", None)))),
         _timeouts(plan),
     )
+
+
+def _upstream(plan: Plan) -> str:
+    if plan.pool is not None:
+        return plan.pool.name
+    if plan.split is None:
+        return "(chosen for each request)"
+    weights = plan.split.recipe.weights
+    return ", ".join(f"{pool.name} (weight {weight})" for pool, weight in weights.items())
 
 
 def _path(path: str, template: str) -> str:

@@ -168,6 +168,11 @@ class BufferedBody:
         self._given = False
         self.content_length: int | None = len(content)
 
+    @property
+    def content(self) -> bytes:
+        """All of it, however much was read."""
+        return self._content
+
     def rewind(self) -> None:
         """Begin again."""
         self._given = False

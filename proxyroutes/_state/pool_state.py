@@ -288,6 +288,9 @@ class PoolState:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    # Copies that a mirror sends are the pool's too.
+    spawn = _spawn
+
     def judged(self, watch: Watch, before: HealthReport) -> None:
         """A check has come to another verdict, or gives another weight."""
         report = watch.report

@@ -6,6 +6,7 @@ loops or FastAPI.
 
 from __future__ import annotations
 
+import inspect
 import ipaddress
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -83,6 +84,8 @@ HOP_FIELDS: frozenset[str] = frozenset(
     }
 )
 """Fields of one connection, its framing among them: no rule can write or keep one."""
+_HOST_PATTERN = re.compile(r"\[[0-9a-f:.]+\]|(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
+_FIELD_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 
 
 def split_value(text: str) -> tuple[tuple[str, bool], ...]:
@@ -395,21 +398,74 @@ def _check_host(host: str, url: str) -> str:
     return host
 
 
+def _to_hosts(value: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys([str(one).lower().removesuffix(".") for one in to_texts(value)]))
+
+
+def _to_lower_pairs(
+    value: Mapping[str, str] | Iterable[tuple[str, str]],
+) -> tuple[tuple[str, str], ...]:
+    return tuple([(str(name).lower(), text) for name, text in _to_mapping(value)])
+
+
 @frozen(kw_only=True)
 class Match:
-    """What besides path and method decides a route.
+    """What besides path and method decides a route. All that is given must hold.
+
+    Several routes may have one path; the first one in declared order whose ``Match`` holds serves the request, and to a
+    request for which it does not hold a route is not there at all. Only what the client may say is looked at: forwarding
+    fields, hop-by-hop fields and the route's ``identity_headers`` are not seen.
 
     Attributes:
-        hosts: Names that ``Host`` may have, ``*.example.com`` for every name below one. Empty: any.
-        headers: Fields and the value that each must have.
-        query: Parameters and the value that each must have.
-        when: A last word on the request; called only where all else matches.
+        hosts: Names that ``Host`` may have, in any case and with any port; ``*.example.com`` is every name below
+            ``example.com``, but not itself. Empty: any, also none.
+        headers: Fields and the value that each must have, exactly. Of a field with several lines, one is enough.
+        query: Parameters and the value that each must have, exactly, after decoding. Of a parameter that is given
+            several times, one is enough.
+        when: A last word, asked only where all else holds: an ordinary function, given the request as a
+            ``proxyroutes.typing.ReceivedRequest``. It must not block and should always say the same of the same request.
+            What it raises is answered 500.
+
+    Raises:
+        TypeError: If a value is no text, or ``when`` is no ordinary function.
+        ValueError: If a host or a field name cannot be one.
+
+    Source:
+        RFC 9110 §7.2 (Host), §4.2.3 (names of hosts have no case).
     """
 
-    hosts: tuple[str, ...] = field(default=(), converter=to_texts)
-    headers: tuple[tuple[str, str], ...] = field(default=(), converter=_to_mapping)
+    hosts: tuple[str, ...] = field(default=(), converter=_to_hosts)
+    headers: tuple[tuple[str, str], ...] = field(default=(), converter=_to_lower_pairs)
     query: tuple[tuple[str, str], ...] = field(default=(), converter=_to_mapping)
     when: Callable[[Any], bool] | None = field(default=None)
+
+    def __attrs_post_init__(self) -> None:
+        for host in self.hosts:
+            if not _HOST_PATTERN.fullmatch(host):
+                raise ValueError(
+                    "a host is a name without a port, 'api.example.com' or '*.example.com' "
+                    f"(any port matches): {host!r}"
+                )
+        for name, value in (*self.headers, *self.query):
+            if not isinstance(value, str):
+                raise TypeError(f"the value of {name!r} is a text, not {value!r}")
+        for name, _ in self.headers:
+            if name == "host":
+                raise ValueError(f"write hosts=[...] instead of headers={{{name!r}: ...}}")
+            if not _FIELD_NAME.fullmatch(name):
+                raise ValueError(f"not a field name: {name!r}")
+        when: Any = self.when
+        if when is not None and (not callable(when) or inspect.iscoroutinefunction(when)):
+            raise TypeError(f"when is an ordinary function, not {when!r}")
+
+    def covers(self, other: Match) -> bool:
+        """Whether it surely holds wherever the other one does."""
+        return (
+            (self.when is None or self.when == other.when)
+            and (not self.hosts or (bool(other.hosts) and set(self.hosts) >= set(other.hosts)))
+            and set(self.headers) <= set(other.headers)
+            and set(self.query) <= set(other.query)
+        )
 
 
 @frozen(kw_only=True)

@@ -2,6 +2,7 @@
 
 from proxyroutes.testing.client import open_client, open_socket_client
 from proxyroutes.testing.clock import ManualClock
+from proxyroutes.testing.faults import Fault, FaultProxy, FaultyOrigin, NetworkFaults
 from proxyroutes.testing.gateway import RunningGateway, run_gateway
 from proxyroutes.testing.origin import (
     Close,
@@ -21,8 +22,12 @@ from proxyroutes.testing.upstream import RecordedRequest, RecordingUpstream
 
 __all__ = [
     "Close",
+    "Fault",
+    "FaultProxy",
+    "FaultyOrigin",
     "HalfClose",
     "ManualClock",
+    "NetworkFaults",
     "ReadBody",
     "ReadHead",
     "ReadToEnd",

@@ -15,7 +15,7 @@ from attrs import evolve, frozen
 
 from proxyroutes._serve.body import BufferedBody
 from proxyroutes._serve.exchange import Exchange
-from proxyroutes._serve.plan import Plan, Steps
+from proxyroutes._serve.plan import Plan
 from proxyroutes._serve.steps.cookies import CookieEdit, compile_cookies
 from proxyroutes._serve.steps.edits import (
     Captured,
@@ -25,6 +25,7 @@ from proxyroutes._serve.steps.edits import (
     compile_query,
     edit_query,
 )
+from proxyroutes._serve.steps.protocols import Steps
 from proxyroutes._serve.steps.streams import (
     FilteredBody,
     FilteredResponse,

@@ -14,7 +14,7 @@ def cookie(value, **rules):
     """What a cookie comes to, on a route without rewrite."""
     proxy = Proxy()
     proxy.route("/<path>", upstream="http://up")(stub)
-    found = proxy.compiled().index.match(split_path(b"/x"), 0, "GET")
+    found = proxy.compiled().index.match(split_path(b"/x"), 0, "GET", {})
     fields = [(b"set-cookie", value), (b"x", b"1; Path=/")]
     edited = compile_cookies(CookieRules(**rules))(
         fields, found, DestinationState.of(Destination("http://up"))
@@ -86,7 +86,7 @@ def cookie_path(value, **options):
     raw_path, root = options.pop("raw_path"), options.pop("root", "")
     proxy.route(options.pop("path"), upstream=url, **options)(stub)
     parts = split_path(raw_path)
-    found = proxy.compiled().index.match(parts, route_start(parts, root), "GET")
+    found = proxy.compiled().index.match(parts, route_start(parts, root), "GET", {})
     edited = compile_cookies(rules)(
         [(b"set-cookie", b"a=1; Path=" + value)], found, DestinationState.of(Destination(url))
     )

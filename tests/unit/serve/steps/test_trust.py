@@ -24,7 +24,7 @@ def head_of(*fields, forwarding=APPEND, path="/<path>", rewrite=None, target=b"/
     received = make_scope("GET", target, *fields, **{"client": ("10.0.0.1", 7), **scope})
     parts = split_path(target)
     found = proxy.compiled().index.match(
-        parts, route_start(parts, received.get("root_path", "")), "GET"
+        parts, route_start(parts, received.get("root_path", "")), "GET", received
     )
     return make_head(received, found.plan, found, read_request(received, found.plan, found))
 
