@@ -40,6 +40,6 @@ class Defaults:
     redirect_slashes: bool
     observers: Sequence[Observer]
     use: Callable[[UpstreamPool], None]
+    on_error: Sequence[OnError] = ()
     rate_limits: dict[int, tuple[Any, Any]] = field(factory=dict)
     mirrors: dict[Any, Any] = field(factory=dict)
-    on_error: Sequence[OnError] = ()

@@ -15,7 +15,7 @@ from proxyroutes._build.rates import read_rate_limits
 from proxyroutes._build.transforms import given_to, read_edits, read_filters, read_timing
 from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.templates import Template
-from proxyroutes._serve.plan import Steps
+from proxyroutes._serve.steps.protocols import Steps
 
 __all__ = ["read_steps"]
 

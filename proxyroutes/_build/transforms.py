@@ -12,7 +12,7 @@ from proxyroutes._build.defaults import Defaults
 from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.templates import Template
 from proxyroutes._serve.forwarding import Hop
-from proxyroutes._serve.steps.kinds import RequestEdit
+from proxyroutes._serve.steps.protocols import RequestEdit
 from proxyroutes._serve.steps.cookies import compile_cookies
 from proxyroutes._serve.steps.edits import (
     CheckCaptures,

@@ -18,7 +18,14 @@ from proxyroutes._declare.stubs import read_stub
 from proxyroutes._state.on_error import OnError
 from proxyroutes.exceptions import DeclarationError
 from proxyroutes.policies.rates import RateLimit
-from proxyroutes.settings import CookieRules, Forwarding, HeaderRules, Match, QueryRules, Timeouts
+from proxyroutes.settings import (
+    CookieRules,
+    Forwarding,
+    HeaderRules,
+    Match,
+    QueryRules,
+    Timeouts,
+)
 
 __all__ = ["UNSET", "Registry", "RouteGroup", "RouteOptions", "SharedOptions"]
 
@@ -47,18 +54,16 @@ _STACKED = frozenset(
     }
 )
 _SESSION_RULES = _STACKED - {"request_filters", "response_filters"}
-# What a WebSocket route has of what it shares with others.
-_SESSION_SHARED = frozenset(
-    {
-        "forwarding",
-        "host",
-        "identity_headers",
-        "location",
-        "match",
-        "rate_limit",
-        "timeouts",
-        *_SESSION_RULES,
-    }
+# What a WebSocket route takes from its groups as it is.
+_OF_SESSIONS = (
+    "timeouts",
+    "host",
+    "forwarding",
+    "identity_headers",
+    "location",
+    "match",
+    "rate_limit",
+    *sorted(_SESSION_RULES),
 )
 _DEFAULTS: Mapping[str, Any] = {
     "cookies": (),
@@ -215,11 +220,11 @@ class RouteGroup:
         for name, value in given.items():
             if value is UNSET:
                 continue
-            if name in _STACKED:
+            if name == "on_error":
+                # The nearest one is asked first, and the others where it has no answer; None drops them.
+                merged[name] = None if value is None else (value, merged.get(name))
+            elif name in _STACKED:
                 merged[name] = () if value is None else (*merged.get(name, ()), value)
-            elif name == "on_error":
-                # The nearest one is asked first, and the others where it has no answer.
-                merged[name] = (value, merged.get(name))
             elif name not in _JOINED:
                 merged[name] = value
             elif (problem := _lone(name, value)) is not None:
@@ -444,7 +449,7 @@ class RouteGroup:
             "close_timeout": close_timeout,
             "compression": compression,
             "own_timeouts": None if timeouts is UNSET else timeouts,
-            **{name: merged.get(name, _DEFAULTS[name]) for name in _SESSION_SHARED},
+            **{name: merged.get(name, _DEFAULTS[name]) for name in _OF_SESSIONS},
         }
 
         def decorate(stub: StubT) -> StubT:

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import html
 import json
 import logging
 import math
-from collections.abc import Iterable, Iterator
 
 from proxyroutes._serve.exchange import Exchange
+from proxyroutes._serve.steps.pages import make_page, prefers_html
 from proxyroutes.exceptions import ClientRequestError, GatewayError, RateLimitError
 from proxyroutes.typing import Fields, Scope, Send
 
-__all__ = ["PROBLEM_BASE", "log_failure", "prefers_html", "problem", "send_problem"]
+__all__ = ["PROBLEM_BASE", "log_failure", "problem", "send_problem"]
 
 PROBLEM_BASE = "https://proxyroutes.readthedocs.io/problems/"
 """What a problem's type begins with; the error's ``slug`` follows."""
 
 # What clients can cause at will is no warning.
 _FREQUENT = (ClientRequestError, RateLimitError)
-_PAGE = (
-    '<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
-    '<h1>{title}</h1><p><a href="{kind}" rel="help noreferrer">What does this mean?</a></p></html>'
-)
 _logger = logging.getLogger("proxyroutes.serve")
 
 
@@ -35,8 +30,7 @@ def problem(error: GatewayError, scope: Scope | None = None) -> tuple[int, Field
     kind = PROBLEM_BASE + error.slug
     if scope is not None and prefers_html(scope["headers"]):
         media_type = b"text/html; charset=utf-8"
-        title = html.escape(f"{status} {error.title}")
-        body = _PAGE.format(title=title, kind=html.escape(kind)).encode()
+        body = make_page(f"{status} {error.title}", kind)
     else:
         media_type = b"application/problem+json"
         body = json.dumps({"type": kind, "title": error.title, "status": status}).encode()
@@ -54,27 +48,6 @@ def problem(error: GatewayError, scope: Scope | None = None) -> tuple[int, Field
         # What is left of a refused request must not be read as the next one.
         fields.append((b"connection", b"close"))
     return status, fields, body
-
-
-def prefers_html(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Whether a client says that it would rather have HTML than JSON, as browsers do (RFC 9110 §12.5.1)."""
-    accept = b",".join([value for name, value in headers if name == b"accept"])
-    if b"text/html" not in accept.lower():
-        return False
-    weights = dict(_weights(accept.decode("latin-1").lower()))
-    page = weights.get("text/html", 0.0)
-    ranges = ("application/problem+json", "application/json", "application/*", "*/*")
-    return page > next((weights[one] for one in ranges if one in weights), 0.0)
-
-
-def _weights(accept: str) -> Iterator[tuple[str, float]]:
-    for item in accept.split(","):
-        name, *parameters = [part.strip() for part in item.split(";")]
-        weight = next((part[2:] for part in parameters if part.startswith("q=")), "1")
-        try:
-            yield name, float(weight)
-        except ValueError:
-            yield name, 0.0
 
 
 async def send_problem(error: GatewayError, send: Send, scope: Scope | None = None) -> None:

@@ -79,6 +79,7 @@ _NEVER_NAMED = frozenset(
         b"content-type",
         b"cookie",
         b"host",
+        b"max-forwards",
         b"set-cookie",
         b"transfer-encoding",
     }

@@ -14,12 +14,12 @@ from proxyroutes._serve.failures import log_failure
 from proxyroutes._serve.fields import ReceivedFields
 from proxyroutes._serve.head import make_head, read_request
 from proxyroutes._serve.match import Found
-from proxyroutes._serve.plan import Plan, Steps
+from proxyroutes._serve.plan import Plan
 from proxyroutes._serve.relay import Answer
 from proxyroutes._serve.steps.answering import answer_failure
 from proxyroutes._serve.steps.further import Further, attempts_by_rules, end_attempt
-from proxyroutes._serve.steps.kinds import Split
 from proxyroutes._serve.steps.messages import outgoing
+from proxyroutes._serve.steps.protocols import Split, Steps
 from proxyroutes._serve.steps.replay import ReplayedBody, begin_again, replayed
 from proxyroutes._state.budgets import TRUST
 from proxyroutes._state.pools import PoolState
@@ -64,7 +64,8 @@ async def serve_http(plan: Plan, found: Found, scope: Scope, receive: Receive, s
         received = read_request(scope, plan, found)
         head = make_head(scope, plan, found, received)
         if split is not None:
-            state = split(plan, found, scope, head).state()
+            pool = split(plan, found, scope, head)
+            state = pool.state()
             exchange.pool, exchange.timeouts = state.name, timeouts_of(plan, state)
         body: Body | None = None
         if (

@@ -12,12 +12,8 @@ from attrs import field, frozen
 
 from proxyroutes._serve.exchange import Observer
 from proxyroutes._serve.forwarding import Hop
-from proxyroutes._serve.steps.kinds import Admission, Copier, RequestEdit, ResponseEdit, Split
-from proxyroutes._state.limits import RouteLimiters
+from proxyroutes._serve.steps.protocols import Split, Steps
 from proxyroutes._state.on_error import OnError
-from proxyroutes.filters import StreamFilter
-from proxyroutes.policies.hedging import Hedge
-from proxyroutes.policies.retries import Retry
 from proxyroutes.settings import Timeouts
 from proxyroutes.typing import Scope
 
@@ -25,7 +21,7 @@ if TYPE_CHECKING:
     from proxyroutes._state.monitor import HealthMonitor
     from proxyroutes._state.pools import UpstreamPool
 
-__all__ = ["Capture", "Plan", "Steps"]
+__all__ = ["Capture", "Plan"]
 
 
 @frozen
@@ -45,35 +41,6 @@ class Capture:
     rest: bool
     takes: Callable[[str], bool] | None = field(eq=False)
     convert: Callable[[str], Any] = field(eq=False)
-
-
-@frozen(kw_only=True, eq=False)
-class Steps:
-    """What a route adds to the plain way of a request, in the order of that way. A plain route has none of it.
-
-    Attributes:
-        admissions: Asked before anything is done for a request; each may refuse it.
-        request_edits: Edit the head that is forwarded, before any user code sees it.
-        request_filters: Streams that the content passes on its way to the upstream.
-        limits: How many of its exchanges there are at once, besides the pool's own limits.
-        retry: When a further attempt is made, instead of the pool's own rule.
-        hedge: When a second attempt is made beside the first one.
-        mirror: Where a copy goes.
-        response_edits: Edit status and fields of the response that is relayed.
-        response_filters: Streams that the content passes on its way to the client.
-        server_timing: Whether ``Server-Timing`` is added.
-    """
-
-    admissions: tuple[Admission, ...] = ()
-    limits: RouteLimiters | None = None
-    retry: Retry | None = None
-    hedge: Hedge | None = None
-    request_edits: tuple[RequestEdit, ...] = ()
-    request_filters: tuple[StreamFilter, ...] = ()
-    mirror: Copier | None = None
-    response_edits: tuple[ResponseEdit, ...] = ()
-    response_filters: tuple[StreamFilter, ...] = ()
-    server_timing: bool = False
 
 
 @frozen(kw_only=True, eq=False)
@@ -105,9 +72,9 @@ class Plan:
         speaks: Whether the stub must be called.
         plain: Whether the stub neither says nor asks anything.
         steps: What the route adds to the plain way, or None.
-        condition: Says of a request that fits path and method whether the route serves it; None where it always does.
         on_error: Asked for the answer to a failure, the nearest first: those of route and groups.
         last_on_error: The same of the proxy; asked after those of the pool.
+        condition: Says of a request that fits path and method whether the route serves it; None where it always does.
     """
 
     name: str
@@ -133,7 +100,7 @@ class Plan:
     speaks: bool
     plain: bool
     steps: Steps | None = None
-    split: Split | None = None
-    condition: Callable[[Any, Scope], bool] | None = None
     on_error: tuple[OnError, ...] = ()
     last_on_error: Sequence[OnError] = ()
+    split: Split | None = None
+    condition: Callable[[Any, Scope], bool] | None = None

@@ -12,9 +12,9 @@ from typing import cast
 
 from proxyroutes._serve.exchange import ClientLeft, Exchange
 from proxyroutes._serve.fields import filter_response, has_bad_name, has_bad_value
+from proxyroutes._serve.location import map_location
 from proxyroutes._serve.match import Found
 from proxyroutes._serve.plan import Plan
-from proxyroutes._serve.steps.location import map_location
 from proxyroutes._serve.steps.messages import edit_response, filter_response_content
 from proxyroutes._serve.steps.streams import FilteredResponse
 from proxyroutes._serve.steps.timing import add_server_timing

@@ -233,6 +233,7 @@ def test_a_unix_socket_is_a_destination():
         pytest.param("http+unix://%2Fa%00b", "percent-encoded", id="nul-in-socket"),
     ],
 )
+@pytest.mark.requirement("S-32")
 def test_a_bad_url_says_what_is_meant(url, words):
     """The message names the mistake."""
     with pytest.raises(ValueError, match=words):

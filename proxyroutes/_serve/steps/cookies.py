@@ -5,8 +5,8 @@ from __future__ import annotations
 from attrs import frozen
 
 from proxyroutes._serve.head import public_prefix
+from proxyroutes._serve.location import public_path
 from proxyroutes._serve.match import Found
-from proxyroutes._serve.steps.location import public_path
 from proxyroutes.settings import CookieRules
 from proxyroutes.typing import Endpoint, Fields
 

@@ -28,11 +28,8 @@ def count_hop(plan: Plan, received: ReceivedFields) -> None:
     if left == 0:
         # "the intermediary MUST NOT forward the request; instead, the intermediary MUST respond as the final recipient."
         methods = plan.methods
-        allow = (
-            EVERY_METHOD
-            if methods is None
-            else (b"allow", ", ".join(sorted(methods)).encode("ascii"))
-        )
+        own = (b"allow", ", ".join(sorted(methods or ())).encode("ascii"))
+        allow = EVERY_METHOD if methods is None else own
         raise ClientRequestError(
             "Max-Forwards is 0", status_code=204, title="No content", fields=(allow,)
         )

@@ -15,7 +15,7 @@ from attrs import evolve, frozen
 
 from proxyroutes._serve.body import BufferedBody
 from proxyroutes._serve.exchange import Exchange
-from proxyroutes._serve.plan import Plan, Steps
+from proxyroutes._serve.plan import Plan
 from proxyroutes._serve.steps.cookies import CookieEdit, compile_cookies
 from proxyroutes._serve.steps.edits import (
     Captured,
@@ -25,6 +25,7 @@ from proxyroutes._serve.steps.edits import (
     compile_query,
     edit_query,
 )
+from proxyroutes._serve.steps.protocols import Steps
 from proxyroutes._serve.steps.streams import (
     FilteredBody,
     FilteredResponse,
@@ -92,7 +93,7 @@ def _edits(state: Transformed) -> _PoolEdits | None:
 def edit_for_pool(state: Transformed, head: ForwardedHead) -> ForwardedHead:
     """A head as a pool's rules make it; the one that is given stays as it is, for another pool."""
     edits = _edits(state)
-    head = evolve(head, fields=list(head.fields))
+    head = evolve(head, fields=list(head.fields), received=head.received or head.fields)
     if edits is not None:
         if edits.query is not None:
             edit_query(edits.query, head, _NO_CAPTURES)

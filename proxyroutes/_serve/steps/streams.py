@@ -10,7 +10,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
-from proxyroutes._serve.body import too_large
+from proxyroutes._serve.body import lost_content, too_large
 from proxyroutes._serve.exchange import ClientLeft, Exchange
 from proxyroutes._serve.guard import refuse
 from proxyroutes.exceptions import (
@@ -57,7 +57,7 @@ class Stream:
         self._facts = facts
         self._limit = limit
         self._failure: BaseException | None = None
-        self._ended = False
+        self._ended = self._cut = False
         self._lock = asyncio.Lock()
         stages: list[AsyncIterator[Any]] = [self._read_source()]
         self._stages = stages
@@ -119,7 +119,7 @@ class Stream:
         """
         async with self._lock:
             if self._ended:
-                return b""
+                return self._over()
             try:
                 while True:
                     chunk = await anext(self._stages[-1])
@@ -132,12 +132,21 @@ class Stream:
                 if self._failure is not None:
                     raise self._failure from None
                 return b""
+            except asyncio.CancelledError:
+                # A filter ends where it is cancelled.
+                self._ended = self._cut = True
+                raise
             except Exception as error:
                 self._ended = True
                 reason = self._reason(error)
                 if reason is error:
                     raise
                 raise reason from error
+
+    def _over(self) -> bytes:
+        if self._cut:
+            raise lost_content()
+        return b""
 
     def _reason(self, error: Exception) -> GatewayError | ClientLeft:
         """What a failure is for the exchange; that of the source comes before what a filter made of it."""

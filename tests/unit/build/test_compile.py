@@ -58,6 +58,7 @@ def plan_of(*args, proxy=None, **options):
     return proxy.compiled().routes[0][1]
 
 
+@pytest.mark.requirement("R-47")
 def test_all_mistakes_come_in_one_error_with_their_places():
     """One build reports every mistake of every stub, with its file and line and what to write instead."""
     proxy = Proxy()
@@ -670,6 +671,22 @@ def test_a_pool_is_taken_as_it_is():
     assert pool is plan_of("/", upstream=pool).pool
 
 
+def test_two_pools_of_one_name_are_a_mistake():
+    """Nobody could tell them apart in a log; one pool on two routes is none, nor are pools that were not named."""
+    proxy = Proxy()
+    users = UpstreamPool("users", [UPSTREAM])
+    proxy.get("/a", upstream=users)(stub)
+    proxy.get("/b", upstream=users)(stub)
+    proxy.get("/c", upstream=UPSTREAM)(stub)
+    proxy.get("/d", upstream=UPSTREAM)(stub)
+    proxy.websocket("/e", upstream=UpstreamPool("users", [UPSTREAM]))(stub)
+    with pytest.raises(BuildError) as caught:
+        proxy.build_router()
+
+    (problem,) = caught.value.exceptions
+    assert "another pool is named 'users' already" in str(problem)
+
+
 def test_a_pool_without_monitor_takes_the_proxys():
     """The proxy's monitor is for all its pools."""
     monitor = HealthMonitor()
@@ -779,6 +796,7 @@ def test_what_has_no_signature_counts_as_a_chooser():
     assert (None, True) == (plan.pool, plan.choose is not None)
 
 
+@pytest.mark.requirement("S-19")
 async def test_a_chooser_that_gives_no_pool_is_told():
     """A URL is not a pool."""
     plan = plan_of("/", upstream=lambda request: UPSTREAM)
@@ -872,7 +890,7 @@ def test_observers_may_be_one_or_several():
     one = plan_of("/", proxy=Proxy(on_exchange=print)).observers
     several = plan_of("/", proxy=Proxy(on_exchange=(print, repr))).observers
 
-    assert ([print], [print, repr]) == ([*one], [*several])
+    assert ([print], [print, repr]) == (list(one), list(several))
 
 
 @pytest.mark.parametrize("via", ["", "a b", "bücher"], ids=["empty", "space", "not-ascii"])

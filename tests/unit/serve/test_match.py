@@ -195,6 +195,7 @@ def test_matching_begins_behind_a_mount():
         pytest.param(b"///evil.example", b"", b"/.///evil.example/", id="three-slashes"),
     ],
 )
+@pytest.mark.requirement("S-39")
 def test_a_redirect_is_relative_and_names_no_host(raw_path, query, expected):
     """Two leading slashes would be read as an authority."""
     assert expected == redirect_location(raw_path, query)
@@ -209,6 +210,7 @@ def test_a_redirect_is_relative_and_names_no_host(raw_path, query, expected):
         pytest.param({"raw_path": None, "path": "/a"}, b"/a", id="none"),
     ],
 )
+@pytest.mark.requirement("H-51")
 def test_the_raw_path_is_taken_from_the_scope(scope, expected):
     """Servers may leave it out."""
     assert expected == raw_path_of(scope)

@@ -3,8 +3,8 @@
 import pytest
 
 from proxyroutes import Destination, Proxy
+from proxyroutes._serve.location import map_location
 from proxyroutes._serve.match import route_start, split_path
-from proxyroutes._serve.steps.location import map_location
 from proxyroutes._state.pools import DestinationState
 
 
