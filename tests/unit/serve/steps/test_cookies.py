@@ -132,6 +132,15 @@ def test_a_path_is_mapped_through_base_rewrite_and_mount(value, options, expecte
     assert expected == cookie_path(value, **options)
 
 
+def test_other_attributes_are_not_mapped():
+    """A value is a path only in its own attribute."""
+    value = b"a=/v2/x; HttpOnly; SameSite=/v2/x"
+    mapped = cookie_path(b"/v2/x; HttpOnly")
+
+    assert b"/api/x; HttpOnly" == mapped
+    assert value == cookie(value, path="rewrite")
+
+
 def test_a_path_of_a_parameter_cannot_end_its_attribute():
     """What a client wrote into a prefix's parameter begins no attribute of its own."""
     actual = cookie_path(b"/v2/a", raw_path=b"/x;y/api/x", root="/x;y")
