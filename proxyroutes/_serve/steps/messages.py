@@ -7,35 +7,19 @@ way round, as nested middleware is: the pool's first.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
 from time import monotonic
 from typing import Any
 
-from attrs import evolve, frozen
+from attrs import evolve
 
-from proxyroutes._serve.body import BufferedBody
 from proxyroutes._serve.exchange import Exchange
 from proxyroutes._serve.plan import Plan, Steps
-from proxyroutes._serve.steps.cookies import CookieEdit, compile_cookies
-from proxyroutes._serve.steps.edits import (
-    Captured,
-    HeaderEdit,
-    QueryEdit,
-    compile_headers,
-    compile_query,
-    edit_query,
-)
-from proxyroutes._serve.steps.streams import (
-    FilteredBody,
-    FilteredResponse,
-    RepeatableBody,
-    Stream,
-    refuse_content,
-)
-from proxyroutes._state.transforms import PoolTransforms, Transformed
+from proxyroutes._serve.steps.edits import ResponseCookieEdit, edit_query
+from proxyroutes._serve.steps.streams import FilteredBody, FilteredResponse, Stream
+from proxyroutes._state.transforms import NO_CAPTURES, PoolTransforms, Transformed
 from proxyroutes.exceptions import Stage, UpstreamProtocolError
-from proxyroutes.filters import StreamError, StreamFacts, StreamFilter
-from proxyroutes.filters._codings import known_codings, open_decoders
+from proxyroutes.filters import StreamFacts, StreamFilter
+from proxyroutes.filters._codings import known_codings
 from proxyroutes.typing import Body, Endpoint, Fields, ForwardedHead, UpstreamResponse
 
 __all__ = ["edit_for_pool", "edit_response", "filter_response_content", "outgoing"]
@@ -55,49 +39,17 @@ _OF_BYTES = frozenset(
 )
 _RANGES = frozenset({b"accept-encoding", b"if-range", b"range"})
 _PLAIN = Steps()
-# A pool's values are text: nothing is looked up here.
-_NO_CAPTURES: Captured = dict[int, bytes]().__getitem__
-
-
-@frozen(kw_only=True, eq=False)
-class _PoolEdits:
-    """The rules of a pool, compiled."""
-
-    query: QueryEdit | None
-    request: HeaderEdit | None
-    response: HeaderEdit | None
-    cookies: CookieEdit | None
-
-
-def _edits(state: Transformed) -> _PoolEdits | None:
-    """The compiled rules of a pool, which is done once for each of its states."""
-    rules = state.transforms
-    if rules is None:
-        return None
-    if state.steps is None:
-        state.steps = _PoolEdits(
-            query=None if rules.query_rules is None else compile_query(rules.query_rules, ()),
-            request=None
-            if rules.request_headers is None
-            else compile_headers(rules.request_headers, ()),
-            response=None
-            if rules.response_headers is None
-            else compile_headers(rules.response_headers, (), response=True),
-            cookies=None if rules.cookies is None else compile_cookies(rules.cookies),
-        )
-    edits: _PoolEdits = state.steps
-    return edits
 
 
 def edit_for_pool(state: Transformed, head: ForwardedHead) -> ForwardedHead:
     """A head as a pool's rules make it; the one that is given stays as it is, for another pool."""
-    edits = _edits(state)
+    edits = state.transforms
     head = evolve(head, fields=list(head.fields))
     if edits is not None:
         if edits.query is not None:
-            edit_query(edits.query, head, _NO_CAPTURES)
+            edit_query(edits.query, head, NO_CAPTURES)
         if edits.request is not None:
-            head.fields = edits.request.apply(head.fields, _NO_CAPTURES)
+            head.fields = edits.request.apply(head.fields, NO_CAPTURES)
     return head
 
 
@@ -128,27 +80,11 @@ def outgoing(
         status=None,
         headers=_headers(head.fields),
     )
-    make = partial(_open_body, exchange, head.fields, fitting, facts, plan.max_body_bytes)
+    codings = _values(head.fields, b"content-encoding")
+    stream = Stream(exchange, body.read, codings, fitting, facts, plan.max_body_bytes)
     head.fields = [field for field in head.fields if field[0] not in _OF_BYTES]
     head.content_length = None
-    if isinstance(body, BufferedBody):
-        return head, RepeatableBody(body, make)
-    return head, FilteredBody(body, make)
-
-
-def _open_body(
-    exchange: Exchange,
-    fields: Fields,
-    filters: tuple[StreamFilter, ...],
-    facts: StreamFacts,
-    limit: int | None,
-    body: Body,
-) -> Stream:
-    try:
-        decoders = open_decoders(_values(fields, b"content-encoding"))
-    except StreamError as error:
-        raise refuse_content(facts, error) from error
-    return Stream(exchange, body.read, decoders, filters, facts, limit)
+    return head, FilteredBody(stream)
 
 
 def edit_response(
@@ -158,12 +94,12 @@ def edit_response(
     if plan.steps is not None:
         for edit in plan.steps.response_edits:
             fields = edit(fields, found, destination)
-    edits = _edits(state)
+    edits = state.transforms
     if edits is not None:
         if edits.cookies is not None:
-            fields = edits.cookies(fields, found, destination)
+            fields = ResponseCookieEdit(edits.cookies)(fields, found, destination)
         if edits.response is not None:
-            fields = edits.response.apply(fields, _NO_CAPTURES)
+            fields = edits.response.apply(fields, NO_CAPTURES)
     return fields
 
 
@@ -207,11 +143,8 @@ def filter_response_content(
         status=status,
         headers=_headers(fields),
     )
-    try:
-        decoders = open_decoders(_values(fields, b"content-encoding"))
-    except StreamError as error:
-        raise refuse_content(facts, error) from error
-    stream = Stream(exchange, upstream.read, decoders, fitting, facts)
+    codings = _values(fields, b"content-encoding")
+    stream = Stream(exchange, upstream.read, codings, fitting, facts)
     return FilteredResponse(upstream, stream, kept)
 
 
