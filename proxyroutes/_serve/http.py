@@ -16,7 +16,7 @@ from proxyroutes._serve.plan import Plan, Steps
 from proxyroutes._serve.relay import Answer
 from proxyroutes._serve.steps.answering import answer_failure
 from proxyroutes._serve.steps.further import Further, attempts_by_rules, end_attempt
-from proxyroutes._serve.steps.messages import outgoing
+from proxyroutes._serve.steps.messages import begin, outgoing
 from proxyroutes._serve.steps.replay import ReplayedBody, begin_again, replayed
 from proxyroutes._state.budgets import TRUST
 from proxyroutes._state.pools import PoolState
@@ -195,7 +195,7 @@ async def ask(
     answer = await attempts(exchange, state, head, body, timeouts, plan.steps)
     answer.prepare(plan, found)
     if answer.filtered is not None:
-        await answer.begin()
+        await begin(answer)
     return answer
 
 

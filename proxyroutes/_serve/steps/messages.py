@@ -6,9 +6,10 @@ way round, as nested middleware is: the pool's first.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol, cast
 
 from attrs import evolve
 
@@ -16,13 +17,15 @@ from proxyroutes._serve.exchange import Exchange
 from proxyroutes._serve.plan import Plan, Steps
 from proxyroutes._serve.steps.edits import ResponseCookieEdit, edit_query
 from proxyroutes._serve.steps.streams import FilteredBody, FilteredResponse, Stream
+from proxyroutes._serve.steps.timing import add_server_timing
+from proxyroutes._state.lease import Lease
 from proxyroutes._state.transforms import NO_CAPTURES, PoolTransforms, Transformed
 from proxyroutes.exceptions import Stage, UpstreamProtocolError
 from proxyroutes.filters import StreamFacts, StreamFilter
 from proxyroutes.filters._codings import known_codings
 from proxyroutes.typing import Body, Endpoint, Fields, ForwardedHead, UpstreamResponse
 
-__all__ = ["edit_for_pool", "edit_response", "filter_response_content", "outgoing"]
+__all__ = ["begin", "edit_for_pool", "outgoing", "take_steps"]
 
 # What is said of bytes that are not sent: their number, their hashes, their parts (RFC 9110 §8, RFC 9530).
 _OF_BYTES = frozenset(
@@ -85,6 +88,82 @@ def outgoing(
     head.fields = [field for field in head.fields if field[0] not in _OF_BYTES]
     head.content_length = None
     return head, FilteredBody(stream)
+
+
+class Prepared(Protocol):
+    """An ``Answer`` that is being prepared."""
+
+    exchange: Exchange
+    upstream: UpstreamResponse
+    fields: Fields
+    filtered: FilteredResponse | None
+
+    def give_up(self, error: BaseException, /) -> None:
+        """Let go of it because of an error."""
+        ...
+
+
+def take_steps(
+    answer: Prepared,
+    plan: Plan,
+    found: Any,
+    lease: Lease,
+    server_fields: frozenset[bytes],
+    *,
+    filtered: bool,
+) -> None:
+    """Have a response pass what its route and its pool do to it.
+
+    Args:
+        answer: The response, whose fields are filtered.
+        plan: Its route.
+        found: Its match, or None.
+        lease: What it came by.
+        server_fields: Which of ``Date`` and ``Server`` the server in front adds by itself.
+        filtered: Whether it has a content that filters may be meant for.
+
+    Raises:
+        GatewayError: If its content cannot be filtered.
+    """
+    if filtered:
+        content = filter_response_content(
+            answer.exchange, plan, lease.lender, answer.upstream, answer.fields
+        )
+        if isinstance(content, FilteredResponse):
+            answer.upstream = answer.filtered = content
+            answer.fields = content.fields
+        elif content is not None:
+            answer.fields = content
+    fields = edit_response(plan, found, lease.lender, lease.destination, answer.fields)
+    # What the server in front adds by itself comes once (CONFORMANCE H-44).
+    fields = [field for field in fields if field[0] not in server_fields]
+    if filtered and plan.steps is not None and plan.steps.server_timing:
+        fields = add_server_timing(answer.exchange, fields)
+    answer.fields = fields
+
+
+async def begin(answer: Prepared) -> None:
+    """Filter what is here already of a content that is filtered.
+
+    Raises:
+        GatewayError: If it cannot be filtered: nothing was sent to the client.
+        ClientLeft: If the client left.
+    """
+    content = cast("FilteredResponse", answer.filtered)
+    exchange = answer.exchange
+    try:
+        exchange.enter()
+        await content.begin()
+    except BaseException as error:
+        reason = exchange.settle() if isinstance(error, asyncio.CancelledError) else None
+        answer.give_up(reason or error)
+        if reason is not None:
+            raise reason from error
+        raise
+    finally:
+        exchange.leave()
+    if content.complete:
+        answer.fields.append((b"content-length", b"%d" % len(content.here)))
 
 
 def edit_response(
