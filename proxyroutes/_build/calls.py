@@ -12,9 +12,7 @@ from starlette.exceptions import HTTPException
 
 from proxyroutes._build.responses import GoneResponse, RelayResponse
 from proxyroutes._serve.body import (
-    BodyRecorder,
     BufferedBody,
-    IteratedBody,
     ReceivedBody,
     check_length,
 )
@@ -26,6 +24,7 @@ from proxyroutes._serve.match import Found
 from proxyroutes._serve.plan import Plan
 from proxyroutes._serve.steps.content import ClientChannel
 from proxyroutes._serve.steps.forwarded import ForwardedRequest, forwarded_request
+from proxyroutes._serve.steps.own_content import BodyRecorder, IteratedBody
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import GatewayError, StubError
 from proxyroutes.settings import Timeouts

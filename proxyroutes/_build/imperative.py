@@ -13,7 +13,7 @@ from proxyroutes._build.defaults import Defaults
 from proxyroutes._build.transforms import forwarding_edits, make_hop
 from proxyroutes._build.overrides import FieldValues, write_overrides
 from proxyroutes._build.responses import GoneResponse, RelayResponse, answer_by_default
-from proxyroutes._serve.body import BufferedBody, IteratedBody
+from proxyroutes._serve.body import BufferedBody
 from proxyroutes._serve.exchange import ClientLeft, Exchange
 from proxyroutes._serve.fields import FIELD_ACTIONS, ReceivedFields
 from proxyroutes._serve.head import make_head, read_request

@@ -166,6 +166,10 @@ class DestinationState:
             limited=_has_limits(recipe),
         )
 
+    def __deepcopy__(self, memo: object) -> DestinationState:
+        """It is itself, in a copy of a balancer too: there is one destination, whoever knows it."""
+        return self
+
     def follow(self, recipe: Destination, *, draining: bool) -> None:
         """Take what was said of it at run time."""
         self.recipe = recipe

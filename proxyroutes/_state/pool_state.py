@@ -398,9 +398,12 @@ class PoolState:
             self._admit(chosen)
         else:
             chosen.requests += 1
-        if chosen.measure is None:
-            return Lease(self, chosen)
-        return MeasuredLease(self, chosen, self.monitor.clock, head)
+        return Lease(self, chosen) if chosen.measure is None else self._lend(chosen, head)
+
+    def _lend(self, destination: DestinationState, head: ForwardedHead) -> Lease:
+        if destination.measure is None:
+            return Lease(self, destination)
+        return MeasuredLease(self, destination, self.monitor.clock, head)
 
     def hold(self, destination: DestinationState, head: ForwardedHead) -> Lease:
         """Hold a destination that was chosen otherwise; see ``usable``."""
@@ -408,9 +411,7 @@ class PoolState:
         self.in_flight += 1
         self.leases += 1
         self._admit(destination)
-        if destination.measure is None:
-            return Lease(self, destination)
-        return MeasuredLease(self, destination, self.monitor.clock, head)
+        return self._lend(destination, head)
 
     def usable(self, destination: DestinationState) -> bool:
         """Whether a destination may be asked, though another level may be the one that is used."""
@@ -419,6 +420,7 @@ class PoolState:
         return not (
             destination.healthy is False
             or destination.draining
+            or destination.joining
             or destination in self.ejections.out
             or destination.full
         )

@@ -503,7 +503,7 @@ class UpstreamPool:
     ) -> Destination:
         """Choose a destination as for a request, without sending one: for clients of your own.
 
-        It takes a turn and counts as a request, against ``max_requests`` too. Nothing is held afterwards, so that what is
+        It takes a turn and counts as a request, against ``max_requests`` too, and affinity is kept. Nothing is held afterwards, so that what is
         in flight there, and how it ends, is not known.
 
         Args:
@@ -515,9 +515,9 @@ class UpstreamPool:
             NoDestinationError: If nothing is available.
             RuntimeError: Outside of a running loop.
         """
-        state = self.state()
-        head = _head_of(path, method, headers)
-        lease = state.lease(head) if state.rules is None else state.rules.lease(state, head)
+        state, head = self.state(), _head_of(path, method, headers)
+        rules = state.rules
+        lease = state.lease(head) if rules is None else rules.lease(state, head, (), again=False)
         lease.release()
         return lease.destination.recipe
 
@@ -536,7 +536,8 @@ class UpstreamPool:
         Raises:
             RuntimeError: Outside of a running loop.
         """
-        found = self.state().peek(_head_of(path, method, headers))
+        state, head = self.state(), _head_of(path, method, headers)
+        found = state.peek(head) if state.rules is None else state.rules.peek(state, head)
         return None if found is None else found.recipe
 
     async def first_round(self) -> None:

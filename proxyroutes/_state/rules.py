@@ -80,6 +80,10 @@ class Selecting(Protocol):
         """A lease on this one."""
         ...
 
+    def peek(self, head: ForwardedHead) -> DestinationState | None:
+        """What the balancing would choose now."""
+        ...
+
     def lease(self, head: ForwardedHead, tried: Sequence[DestinationState] = ()) -> Lease:
         """A lease on one that the balancing chooses."""
         ...
@@ -134,6 +138,20 @@ class Rules:
         if other is not None and other not in tried:
             return pool.hold(other, head)
         return pool.lease(head, tried)
+
+    def peek(self, pool: Selecting, head: ForwardedHead) -> DestinationState | None:
+        """What ``lease`` would choose now; None if nothing is left, or affinity allows nothing else."""
+        affinity = self.affinity
+        home = affinity.find(pool.destinations, head) if affinity and pool.destinations else None
+        if affinity is None or home is None:
+            return pool.peek(head)
+        found = cast("DestinationState", home)
+        if pool.usable(found):
+            return found
+        if affinity.rejects and not found.draining:
+            return None
+        other = cast("DestinationState | None", affinity.find_another(pool.available, head))
+        return other or pool.peek(head)
 
     def fields(
         self, pool: Selecting, head: ForwardedHead, destination: DestinationState

@@ -10,9 +10,10 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
-from proxyroutes._serve.body import lost_content, too_large
+from proxyroutes._serve.body import too_large
 from proxyroutes._serve.exchange import ClientLeft, Exchange
 from proxyroutes._serve.guard import refuse
+from proxyroutes._serve.steps.own_content import lost_content
 from proxyroutes.exceptions import (
     FilterError,
     GatewayError,

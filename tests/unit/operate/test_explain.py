@@ -7,7 +7,7 @@ from fastapi import Depends
 
 from proxyroutes import Destination, Proxy, Retry, Timeouts, UpstreamPool
 from proxyroutes.exceptions import BuildError, UpstreamTimeoutError
-from proxyroutes.policies import HeaderAffinity, RoundRobin
+from proxyroutes.policies import HeaderAffinity, PowerOfTwoChoices, RoundRobin
 
 URLS = ("http://10.0.0.7:8080/base", "http://10.0.0.8:8080")
 
@@ -128,7 +128,8 @@ def test_what_the_gateway_answers_by_itself_is_told(method, url, status, answer)
 
 def test_a_websocket_has_routes_of_its_own():
     """The scheme asks for them."""
-    proxy = make_proxy()
+    pool = make_pool()
+    proxy = make_proxy(pool)
 
     @proxy.websocket("/live/<path>", upstream=UpstreamPool("live", URLS, balancing=RoundRobin()))
     async def live() -> None: ...
@@ -278,6 +279,21 @@ class Uncopyable:
 
     def __deepcopy__(self, memo):
         raise TypeError("it has a lock")
+
+
+async def test_a_policy_is_tried_after_its_pool_has_changed():
+    """It remembers destinations that are gone."""
+    pool = UpstreamPool("users", URLS, balancing=PowerOfTwoChoices())
+    proxy = make_proxy(pool)
+    pool.pick()
+    pool.add("http://new.test")
+    pool.remove(URLS[0])
+    pool.remove(URLS[1])
+    pool.add("http://newer.test")
+    actual = proxy.explain("GET", "/api/7")
+    await pool.close()
+
+    assert actual.picked is not None
 
 
 def test_a_policy_that_cannot_be_tried_is_not_tried():
