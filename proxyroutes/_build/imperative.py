@@ -20,6 +20,7 @@ from proxyroutes._serve.head import make_head, read_request
 from proxyroutes._serve.http import ask, fail, open_exchange, read_body, timeouts_of
 from proxyroutes._serve.match import Found, raw_path_of, split_path
 from proxyroutes._serve.plan import Plan, Steps
+from proxyroutes._serve.steps.own_content import IteratedBody
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import GatewayError
 from proxyroutes.settings import Destination, Timeouts
