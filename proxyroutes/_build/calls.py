@@ -12,7 +12,9 @@ from starlette.exceptions import HTTPException
 
 from proxyroutes._build.responses import GoneResponse, RelayResponse
 from proxyroutes._serve.body import (
+    BodyRecorder,
     BufferedBody,
+    IteratedBody,
     ReceivedBody,
     check_length,
 )
@@ -24,7 +26,6 @@ from proxyroutes._serve.match import Found
 from proxyroutes._serve.plan import Plan
 from proxyroutes._serve.steps.content import ClientChannel
 from proxyroutes._serve.steps.forwarded import ForwardedRequest, forwarded_request
-from proxyroutes._serve.steps.own_content import BodyRecorder, IteratedBody
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import GatewayError, StubError
 from proxyroutes.settings import Timeouts
@@ -114,6 +115,8 @@ class Call:
         plan = self.plan
         if plan.choose is not None:
             return await plan.choose(self.forwarded())
+        if plan.split is not None:
+            return plan.split(plan, self.found, self.scope, self.forwarded_head())
         # A plan has one of the two.
         return cast("UpstreamPool", plan.pool)
 

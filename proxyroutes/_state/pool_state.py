@@ -49,7 +49,6 @@ class PoolState:
         rules: Places, circuit and affinity; None for a pool that has none of them.
         budgets: What is left for further attempts.
         transforms: What it edits of every request and response, or None.
-        steps: What the request path has compiled ``transforms`` to, or None before that.
     """
 
     name: str
@@ -81,7 +80,6 @@ class PoolState:
     telemetry: Telemetry | None = None
     leases: int = 0
     _watched: dict[Watch, list[DestinationState]] = field(factory=dict)
-    steps: Any = None
     _panics: bool = False
     _closed: bool = False
     _tasks: set[asyncio.Task[None]] = field(factory=set)
@@ -296,6 +294,9 @@ class PoolState:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    # Copies that a mirror sends are the pool's too.
+    spawn = _spawn
+
     def judged(self, watch: Watch, before: HealthReport) -> None:
         """A check has come to another verdict, or gives another weight."""
         report = watch.report
@@ -405,6 +406,14 @@ class PoolState:
             return Lease(self, destination)
         return MeasuredLease(self, destination, self.monitor.clock, head)
 
+    def peek(self, head: ForwardedHead) -> DestinationState | None:
+        """What ``lease`` would choose now, without holding it and without taking a turn; None if nothing is left."""
+        candidates = self.available
+        if len(candidates) < 2:
+            return candidates[0] if candidates else None
+        look = getattr(self.balancer, "peek", self.balancer.pick)
+        return cast("DestinationState", look(candidates, head))
+
     def hold(self, destination: DestinationState, head: ForwardedHead) -> Lease:
         """Hold a destination that was chosen otherwise; see ``usable``."""
         destination.in_flight += 1
@@ -424,14 +433,6 @@ class PoolState:
             or destination in self.ejections.out
             or destination.full
         )
-
-    def peek(self, head: ForwardedHead) -> DestinationState | None:
-        """What ``lease`` would choose now, without holding it and without taking a turn; None if nothing is left."""
-        candidates = self.available
-        if len(candidates) < 2:
-            return candidates[0] if candidates else None
-        look = getattr(self.balancer, "peek", self.balancer.pick)
-        return cast("DestinationState", look(candidates, head))
 
     def _pick_another(
         self, head: ForwardedHead, tried: Sequence[DestinationState]

@@ -15,10 +15,11 @@ from typing_extensions import override
 
 from proxyroutes._serve.exchange import Exchange
 from proxyroutes._serve.match import Found
-from proxyroutes._serve.plan import Plan, Steps
+from proxyroutes._serve.plan import Plan
 from proxyroutes._serve.relay import Answer
 from proxyroutes._serve.steps.admission import Passage, enter_circuit, take_place
 from proxyroutes._serve.steps.hedge import Race, may_hedge
+from proxyroutes._serve.steps.protocols import Steps
 from proxyroutes._serve.steps.replay import (
     KeptResponse,
     ReplayedBody,

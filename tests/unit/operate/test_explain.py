@@ -5,9 +5,15 @@ import json
 import pytest
 from fastapi import Depends
 
-from proxyroutes import Destination, Proxy, Retry, Timeouts, UpstreamPool
+from proxyroutes import Destination, Match, Proxy, RateLimit, Retry, Timeouts, UpstreamPool
 from proxyroutes.exceptions import BuildError, UpstreamTimeoutError
-from proxyroutes.policies import HeaderAffinity, PowerOfTwoChoices, RoundRobin
+from proxyroutes.policies import (
+    HeaderAffinity,
+    Mirror,
+    PowerOfTwoChoices,
+    RoundRobin,
+    WeightedSplit,
+)
 
 URLS = ("http://10.0.0.7:8080/base", "http://10.0.0.8:8080")
 
@@ -110,7 +116,7 @@ def test_every_other_route_says_why_it_lost(method, url, route, expected):
     ("method", "url", "status", "answer"),
     [
         ("GET", "/nothing", 404, "no route has this path"),
-        ("GET", "/orders/", 405, "the route serves POST only"),
+        ("GET", "/orders/", 405, "the path serves POST only"),
         ("POST", "/orders?a=b", 307, "to /orders/?a=b"),
         ("GET", "/api/../etc", 400, "the path has a dot segment"),
         ("GET", "/api/%2e%2e/etc", 400, "the path has a dot segment"),
@@ -131,7 +137,7 @@ def test_a_websocket_has_routes_of_its_own():
     pool = make_pool()
     proxy = make_proxy(pool)
 
-    @proxy.websocket("/live/<path>", upstream=UpstreamPool("live", URLS, balancing=RoundRobin()))
+    @proxy.websocket("/live/<path>", upstream=pool)
     async def live() -> None: ...
 
     actual = proxy.explain("GET", "ws://shop.example/live/a")
@@ -504,3 +510,47 @@ def test_a_gateway_that_cannot_be_built_cannot_be_explained():
 
     with pytest.raises(BuildError):
         proxy.explain("GET", "/")
+
+
+# What else decides.
+
+
+def test_a_route_whose_match_does_not_hold_loses_by_it():
+    """The path fits; what the request says does not."""
+    proxy = Proxy()
+
+    @proxy.route("/a", upstream=URLS[0], match=Match(headers={"x-beta": "1"}))
+    async def beta() -> None: ...
+
+    @proxy.route("/a", upstream=URLS[1])
+    async def stable() -> None: ...
+
+    with_it = proxy.explain("GET", "/a", headers={"X-Beta": "1"})
+    without = proxy.explain("GET", "/a")
+
+    assert ("beta", "stable") == (with_it.route, without.route)
+    assert {"beta": "its match does not hold"} == reasons(without)
+    assert {"stable": "fits too, but beta was declared first"} == reasons(with_it)
+
+
+def test_a_split_is_decided_by_a_key_or_told():
+    """Chance is not guessed."""
+    pools = [UpstreamPool(name, [url]) for name, url in zip("ab", URLS, strict=True)]
+    proxy = Proxy()
+
+    @proxy.route(
+        "/<path>",
+        upstream=WeightedSplit({pools[0]: 1, pools[1]: 0}, key="header:x-user"),
+        rate_limit=RateLimit("1/s"),
+        mirror=Mirror(to=pools[1], share=0.5),
+    )
+    async def split() -> None: ...
+
+    known = proxy.explain("GET", "/a", headers={"X-User": "1"})
+    unknown = proxy.explain("GET", "/a")
+
+    assert ("a", None) == (known.pool, unknown.pool)
+    assert "the key of this request decides between a (weight 1), b (weight 0)" in known.notes
+    assert "chance decides between a (weight 1), b (weight 0)" in unknown.notes
+    assert "a rate limit is asked first, and may answer 429" in known.notes
+    assert "a copy goes to pool b, of a share of 0.5 of the requests" in known.notes

@@ -4,8 +4,7 @@ import asyncio
 
 import pytest
 
-from proxyroutes._serve.body import BufferedBody, ReceivedBody
-from proxyroutes._serve.steps.own_content import IteratedBody
+from proxyroutes._serve.body import BufferedBody, IteratedBody, ReceivedBody
 from proxyroutes._serve.steps.replay import ReplayedBody, begin_again, keep, replayed
 from proxyroutes._serve.steps.streams import FilteredBody, Stream
 from proxyroutes.exceptions import UpstreamProtocolError
