@@ -64,7 +64,8 @@ async def serve_http(plan: Plan, found: Found, scope: Scope, receive: Receive, s
         received = read_request(scope, plan, found)
         head = make_head(scope, plan, found, received)
         if split is not None:
-            state = split(plan, found, scope, head).state()
+            pool = split(plan, found, scope, head)
+            state = pool.state()
             exchange.pool, exchange.timeouts = state.name, timeouts_of(plan, state)
         body: Body | None = None
         if (

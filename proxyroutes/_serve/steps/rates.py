@@ -70,6 +70,8 @@ class RateAdmission:
         finally:
             exchange.leave()
         if not verdict.admitted:
+            # A stub that catches it, and forwards elsewhere, asks anew.
+            counted.discard(id(self))
             raise _refusal(rates, verdict)
 
     def _bind(self) -> Rates:
