@@ -33,6 +33,7 @@ from proxyroutes._operate.access_log import AccessLogger
 from proxyroutes._operate.explain import HeaderValues, explain
 from proxyroutes._operate.explanation import Explanation
 from proxyroutes._operate.metrics import Collector, Counters, make_metrics_router
+from proxyroutes._operate.openapi.documents import Documents
 from proxyroutes._operate.status.board import Source
 from proxyroutes._operate.status.router import make_status_router
 from proxyroutes._operate.status.traffic import Traffic
@@ -118,6 +119,7 @@ class Proxy(RouteGroup):
         self._url_pools = UrlPools(self._defaults)
         self._routers: list[APIRouter] = []
         self._status_source: Source | None = None
+        self._documents = Documents(self.compiled, lambda: self.monitor.state().clock)
         self._imperative = imperative_plan(self._defaults)
         self._imperative_session = imperative_session_plan(self._imperative)
 
@@ -152,7 +154,7 @@ class Proxy(RouteGroup):
 
         @asynccontextmanager
         async def lifespan(app: Any) -> AsyncGenerator[Mapping[str, Any] | None, None]:
-            async with self:
+            async with self, self._documents.merged_into(app):
                 if inner is None:
                     yield None
                 else:
@@ -308,6 +310,39 @@ class Proxy(RouteGroup):
             ImportError: If prometheus-client is not installed: ``pip install "proxyroutes[metrics]"``.
         """
         return make_metrics_router(self.metrics_collector(), path, registry)
+
+    def merge_openapi(
+        self, pool: UpstreamPool, path: str = "/openapi.json", *, prefix: str | None = None
+    ) -> None:
+        """Merge the upstream's OpenAPI document into that of the application, and so into its ``/docs``.
+
+        It is fetched through the pool when the application starts, and again from time to time. Only operations that a
+        route of this proxy leads to are kept, under the paths, tags, names and security that clients meet here. Where the
+        document does not come the application starts all the same, and documents its routes as they are declared.
+
+        Args:
+            pool: The pool whose routes are documented.
+            path: The document's path at its destinations.
+            prefix: What is put in front of its tags, operation ids and components; None is the pool's name.
+
+        Raises:
+            ValueError: If the path is none, or the prefix is taken or cannot be part of a component's name.
+        """
+        self._documents.add(pool, path, prefix)
+
+    async def check_contract(self) -> tuple[str, ...]:
+        """Compare routes with the documents given to ``merge_openapi``, which are fetched now.
+
+        Returns:
+            One line for each route that leads to what its upstream does not have, with its stub's file and line, and one
+            for each document that did not come. Empty if all is well.
+
+        Raises:
+            BuildError: If a declaration is wrong.
+        """
+        async with self:
+            await self._documents.fetch()
+            return tuple(self._documents.breaches())
 
     def owns(self, router: object) -> bool:
         """Whether a router was built by this proxy; ``GatewayMiddleware`` asks."""

@@ -32,6 +32,7 @@ __all__ = [
     "ForwardedHead",
     "HealthEvent",
     "JSONValue",
+    "Measure",
     "Message",
     "RandomSource",
     "Receive",
@@ -172,6 +173,7 @@ class ForwardedHead:
         host: The value of ``Host``, or None for the destination's authority.
         content_length: Bytes of the body; None where there is no body or its length is unknown.
         secure: Whether the client speaks TLS with the gateway.
+        received: The field lines before rules have edited them, for affinity; None where nothing was edited.
     """
 
     method: bytes
@@ -180,6 +182,7 @@ class ForwardedHead:
     host: bytes | None
     content_length: int | None
     secure: bool = False
+    received: Fields | None = None
 
 
 @frozen(kw_only=True)
@@ -528,7 +531,10 @@ class Candidate(Protocol):
 
     @property
     def latency(self) -> float | None:
-        """Seconds that its last successful probe took; None where none did."""
+        """Seconds until its first byte, as far as is known; None where nothing is.
+
+        What its exchanges took, where the balancer has that measured; else what its last successful probe took.
+        """
         ...
 
     @property
@@ -537,11 +543,28 @@ class Candidate(Protocol):
         ...
 
 
+class Measure(Protocol):
+    """What is seen of the time that one destination takes to answer."""
+
+    def observe(self, seconds: float) -> None:
+        """Enter the time from the choice to the first byte of a response."""
+        ...
+
+    def fail(self, seconds: float) -> None:
+        """Enter the time after which an exchange failed."""
+        ...
+
+    def estimate(self, probed: float | None) -> float | None:
+        """Seconds that an exchange will take, or None; the last successful probe took ``probed``."""
+        ...
+
+
 class Balancer(Protocol):
     """Balancing for one pool.
 
     One whose choice depends on the choices before may have a method ``peek`` besides, which takes the same and chooses
-    without changing anything; ``UpstreamPool.peek`` calls it, and ``pick`` where there is none.
+    without changing anything; ``UpstreamPool.peek`` calls it, and ``pick`` where there is none. One that goes by how
+    fast destinations answer may have a method ``measure`` besides, which makes the ``Measure`` of one destination.
     """
 
     def pick(self, candidates: Sequence[Candidate], head: ForwardedHead, /) -> Candidate:

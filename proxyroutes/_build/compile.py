@@ -34,7 +34,7 @@ from proxyroutes._build.sessions import (
 )
 from proxyroutes._build.steps import read_steps
 from proxyroutes._build.transforms import forwarding_of, make_hop
-from proxyroutes._build.upstreams import Upstream, resolve_upstream
+from proxyroutes._build.upstreams import Upstream, check_pool_names, resolve_upstream
 from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.templates import Segment, Template, parse_rewrite, parse_template
 from proxyroutes._serve.fields import field_actions, has_bad_name
@@ -118,6 +118,7 @@ def compile_specs(
         plan = _compile_route(order, spec, template, defaults, problems)
         if plan is not None and template is not None:
             routes.append((spec, plan, template))
+    check_pool_names(specs, problems)
     check_hidden(routes, problems.add)
     check_hidden_websockets([(one.spec, one.template) for one in websockets], problems.add)
     plans = [plan for _, plan, _ in routes]
@@ -245,7 +246,6 @@ def _compile_websocket(
         host=host_of(options["host"]),
         field_actions=actions,
         condition=condition,
-        steps=read_steps(spec, template, defaults, problems),
         max_body_bytes=None,
         map_location=options["location"] == "rewrite",
         plain=not spec.facts.speaks and not spec.facts.parameters and not spec.dependencies,

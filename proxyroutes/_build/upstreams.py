@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,12 +17,12 @@ from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.templates import Template
 from proxyroutes._serve.steps.splits import BoundSplit, pick_for
 from proxyroutes._state.pools import UpstreamPool
-from proxyroutes.exceptions import DeclarationError
+from proxyroutes.exceptions import DeclarationError, PolicyError
 from proxyroutes.policies.splits import WeightedSplit
 from proxyroutes.settings import Destination
 from proxyroutes.transports.asgi import ASGITransport
 
-__all__ = ["Chooser", "Upstream", "resolve_upstream"]
+__all__ = ["Chooser", "Upstream", "check_pool_names", "resolve_upstream"]
 
 Chooser = Callable[[Any], Awaitable[UpstreamPool]]
 
@@ -71,6 +71,22 @@ def resolve_upstream(
     for pool in resolved.pools:
         pool.adopt(defaults.monitor)
     return resolved
+
+
+def check_pool_names(specs: Iterable[RouteSpec | WebSocketSpec], problems: Problems) -> None:
+    """Two pools of one name could not be told apart in logs, metrics and events; those without a name are left alone."""
+    known: dict[str, UpstreamPool] = {}
+    for spec in specs:
+        upstream = spec.upstream
+        named = upstream.pools if isinstance(upstream, WeightedSplit) else (upstream,)
+        for pool in named:
+            if isinstance(pool, UpstreamPool) and known.setdefault(pool.name, pool) is not pool:
+                problems.add(
+                    PolicyError(
+                        f"another pool is named {pool.name!r} already: use that one, or another name"
+                    ),
+                    spec.facts.location,
+                )
 
 
 def _resolve(upstream: Any, spec: RouteSpec | WebSocketSpec, defaults: Defaults) -> Upstream:

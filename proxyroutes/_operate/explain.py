@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
@@ -19,6 +19,7 @@ from proxyroutes._build.compile import Compiled
 from proxyroutes._build.inclusions import Inclusion, match_prefix
 from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.templates import parse_template
+from proxyroutes._operate.attempts_words import describe_attempts, find_home
 from proxyroutes._operate.explanation import (
     CandidateView,
     Explanation,
@@ -38,6 +39,7 @@ from proxyroutes._serve.match import (
 from proxyroutes._serve.plan import Plan
 from proxyroutes._serve.steps.forwarded import ForwardedRequest
 from proxyroutes._serve.steps.protocols import Split
+from proxyroutes._serve.websocket import SessionPlan
 from proxyroutes._state.clock import SystemClock
 from proxyroutes._state.destinations import DestinationState
 from proxyroutes._state.pools import UpstreamPool
@@ -48,8 +50,6 @@ from proxyroutes.typing import ForwardedHead, Scope
 __all__ = ["HeaderValues", "explain", "explain_scope", "make_scope"]
 
 HeaderValues = Mapping[str, str] | Iterable[tuple[str, str]]
-
-_PROVIDED = "proxyroutes."
 
 
 def explain(compiled: Compiled, method: str, url: str, headers: HeaderValues) -> Explanation:
@@ -114,7 +114,7 @@ def explain_scope(
     url: str,
     *,
     prefix: str = "",
-    dependencies: Sequence[str] = (),
+    dependencies: Callable[[Plan], Sequence[str]] | None = None,
 ) -> Explanation:
     """Say what a compiled proxy would do with a request.
 
@@ -123,7 +123,7 @@ def explain_scope(
         scope: The request.
         url: As it was given.
         prefix: The prefix of the router and its inclusions.
-        dependencies: Names of what FastAPI solves first, if that is known better than from the declaration.
+        dependencies: Gives the names of what FastAPI solves first, where more is known than the declaration says.
     """
     session = scope["type"] == "websocket"
     declared: list[_Declared]
@@ -147,7 +147,7 @@ def explain_scope(
         route=found.plan.name,
         path=prefix + found.plan.template,
         location=chosen.spec.facts.location,
-        notes=tuple(_notes(chosen, dependencies)),
+        notes=tuple(_notes(chosen, [] if dependencies is None else dependencies(found.plan))),
     )
     return _explain_found(named, found, scope)
 
@@ -305,7 +305,9 @@ def _explain_pool(
         destinations, available = state.destinations, state.available
         balancer = state.balancer
         reasons = [one.reason for one in state.status()]
-    picked, doubt = _pick(balancer, destinations, available, head)
+    picked, doubt = find_home(pool, state, destinations, head), None
+    if picked is None:
+        picked, doubt = _pick(balancer, destinations, available, head)
     named = evolve(
         base,
         pool=pool.name,
@@ -326,7 +328,12 @@ def _explain_pool(
         named,
         forwarded=_view(head, picked),
         timeouts=_timeouts(timeouts if state is None else timeouts_of(plan, state)),
-        retry=_retry(destinations),
+        retry=describe_attempts(
+            (plan.steps and plan.steps.retry) or pool.retry,
+            head,
+            len(destinations),
+            session=isinstance(plan, SessionPlan),
+        ),
     )
 
 
@@ -362,15 +369,6 @@ def _view(head: ForwardedHead, picked: DestinationState | None) -> ForwardedView
 
 def _timeouts(timeouts: Timeouts) -> dict[str, float | None]:
     return {one.name: getattr(timeouts, one.name) for one in fields(Timeouts)}
-
-
-def _retry(destinations: Sequence[DestinationState]) -> str:
-    if len(destinations) == 1:
-        return "none: the pool has one destination"
-    return (
-        f"while no connection is made, up to {len(destinations)} destinations, each once; "
-        "never after a byte was sent"
-    )
 
 
 def _notes(declared: _Declared, dependencies: Sequence[str]) -> Iterator[str]:

@@ -3,7 +3,6 @@
 from proxyroutes.policies.affinity import CookieAffinity, HeaderAffinity
 from proxyroutes.policies.balancing import (
     FirstAvailable,
-    LeastLatency,
     LeastRequests,
     PowerOfTwoChoices,
     Random,
@@ -13,6 +12,7 @@ from proxyroutes.policies.balancing import (
 from proxyroutes.policies.breakers import CircuitBreaker
 from proxyroutes.policies.hashing import ConsistentHash
 from proxyroutes.policies.hedging import Hedge
+from proxyroutes.policies.latency import LeastLatency
 from proxyroutes.policies.mirrors import ComparedResponse, Comparison, Mirror, MirrorCounts
 from proxyroutes.policies.outliers import OutlierDetection
 from proxyroutes.policies.rates import RateLimit

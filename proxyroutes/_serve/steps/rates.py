@@ -70,7 +70,7 @@ class RateAdmission:
         finally:
             exchange.leave()
         if not verdict.admitted:
-            # A stub that catches it, and forwards elsewhere, asks anew.
+            # Asked again, it is refused again.
             counted.discard(id(self))
             raise _refusal(rates, verdict)
 

@@ -671,6 +671,22 @@ def test_a_pool_is_taken_as_it_is():
     assert pool is plan_of("/", upstream=pool).pool
 
 
+def test_two_pools_of_one_name_are_a_mistake():
+    """Nobody could tell them apart in a log; one pool on two routes is none, nor are pools that were not named."""
+    proxy = Proxy()
+    users = UpstreamPool("users", [UPSTREAM])
+    proxy.get("/a", upstream=users)(stub)
+    proxy.get("/b", upstream=users)(stub)
+    proxy.get("/c", upstream=UPSTREAM)(stub)
+    proxy.get("/d", upstream=UPSTREAM)(stub)
+    proxy.websocket("/e", upstream=UpstreamPool("users", [UPSTREAM]))(stub)
+    with pytest.raises(BuildError) as caught:
+        proxy.build_router()
+
+    (problem,) = caught.value.exceptions
+    assert "another pool is named 'users' already" in str(problem)
+
+
 def test_a_pool_without_monitor_takes_the_proxys():
     """The proxy's monitor is for all its pools."""
     monitor = HealthMonitor()

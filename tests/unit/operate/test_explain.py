@@ -5,9 +5,15 @@ import json
 import pytest
 from fastapi import Depends
 
-from proxyroutes import Destination, Match, Proxy, RateLimit, Timeouts, UpstreamPool
-from proxyroutes.exceptions import BuildError
-from proxyroutes.policies import Mirror, RoundRobin, WeightedSplit
+from proxyroutes import Destination, Match, Proxy, RateLimit, Retry, Timeouts, UpstreamPool
+from proxyroutes.exceptions import BuildError, UpstreamTimeoutError
+from proxyroutes.policies import (
+    HeaderAffinity,
+    Mirror,
+    PowerOfTwoChoices,
+    RoundRobin,
+    WeightedSplit,
+)
 
 URLS = ("http://10.0.0.7:8080/base", "http://10.0.0.8:8080")
 
@@ -128,9 +134,10 @@ def test_what_the_gateway_answers_by_itself_is_told(method, url, status, answer)
 
 def test_a_websocket_has_routes_of_its_own():
     """The scheme asks for them."""
-    proxy = make_proxy()
+    pool = make_pool()
+    proxy = make_proxy(pool)
 
-    @proxy.websocket("/live/<path>", upstream=make_pool())
+    @proxy.websocket("/live/<path>", upstream=pool)
     async def live() -> None: ...
 
     actual = proxy.explain("GET", "ws://shop.example/live/a")
@@ -280,6 +287,21 @@ class Uncopyable:
         raise TypeError("it has a lock")
 
 
+async def test_a_policy_is_tried_after_its_pool_has_changed():
+    """It remembers destinations that are gone."""
+    pool = UpstreamPool("users", URLS, balancing=PowerOfTwoChoices())
+    proxy = make_proxy(pool)
+    pool.pick()
+    pool.add("http://new.test")
+    pool.remove(URLS[0])
+    pool.remove(URLS[1])
+    pool.add("http://newer.test")
+    actual = proxy.explain("GET", "/api/7")
+    await pool.close()
+
+    assert actual.picked is not None
+
+
 def test_a_policy_that_cannot_be_tried_is_not_tried():
     """Its turn is worth more than the answer."""
     pool = UpstreamPool("users", URLS, balancing=Uncopyable())
@@ -369,6 +391,79 @@ def test_what_runs_first_is_named_and_not_run():
         "solved first, and may answer instead: login",
         "the stub speaks is called first, and may answer instead",
     ) == actual[:2]
+
+
+# Attempts and affinity.
+
+
+@pytest.mark.parametrize(
+    ("method", "retry", "words"),
+    [
+        ("GET", Retry(), "up to 2 attempts on a connection that breaks before an answer"),
+        (
+            "GET",
+            Retry(attempts=3, on=[503, UpstreamTimeoutError]),
+            "up to 3 attempts on a connection that breaks before an answer, 503, UpstreamTimeoutError",
+        ),
+        ("POST", Retry(), "never after a byte was sent"),
+        ("GET", None, "never after a byte was sent"),
+    ],
+)
+def test_further_attempts_are_told(method, retry, words):
+    """Those of this request."""
+    pool = UpstreamPool("p", ["http://a", "http://b"], retry=retry)
+    proxy = Proxy()
+
+    @proxy.route("/<path>", upstream=pool)
+    async def api() -> None: ...
+
+    actual = proxy.explain(method, "/x").retry
+
+    assert f"while no connection is made, up to 2 destinations, each once; {words}" == actual
+
+
+@pytest.mark.parametrize(
+    ("retry", "words"), [(Retry(), "none"), (Retry(on=[503]), "up to 2 attempts on 503")]
+)
+def test_further_attempts_at_one_destination_are_told(retry, words):
+    """There is no other one."""
+    proxy = Proxy()
+
+    @proxy.route("/<path>", upstream=UpstreamPool("p", ["http://a"], retry=OFF), retry=retry)
+    async def api() -> None: ...
+
+    assert words == proxy.explain("GET", "/x").retry
+
+
+OFF = Retry(attempts=1)
+
+
+def test_a_handshake_is_never_made_again():
+    """Whatever the pool says of requests."""
+    proxy = Proxy()
+
+    @proxy.websocket("/<path>", upstream=UpstreamPool("p", ["http://a"], retry=Retry(on=[503])))
+    async def live() -> None: ...
+
+    assert "none" == proxy.explain("GET", "ws://gateway/x").retry
+
+
+def test_affinity_comes_before_balancing():
+    """Who the client belongs to is picked."""
+    proxy = Proxy()
+    urls = [f"http://{name}" for name in "abcdefgh"]
+
+    @proxy.route("/<path>", upstream=UpstreamPool("p", urls, affinity=HeaderAffinity("x-tenant")))
+    async def api() -> None: ...
+
+    picked = {
+        one.url
+        for _ in range(8)
+        for one in proxy.explain("GET", "/x", {"X-Tenant": "t"}).candidates
+        if one.picked
+    }
+
+    assert 1 == len(picked)
 
 
 # As text and as JSON.
