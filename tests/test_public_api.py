@@ -34,6 +34,7 @@ NAMES = [
 # The part of the contract that this release has, at the place where examples and users import it from.
 CONTRACT = {
     "Destination",
+    "Forward",
     "ForwardedRequest",
     "HealthCheck",
     "HealthMonitor",

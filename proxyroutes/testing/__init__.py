@@ -17,7 +17,7 @@ from proxyroutes.testing.origin import (
     Step,
     Wait,
 )
-from proxyroutes.testing.replace import replaced_transport
+from proxyroutes.testing.replace import replaced_transport, without_retries
 from proxyroutes.testing.upstream import RecordedRequest, RecordingUpstream
 
 __all__ = [
@@ -44,4 +44,5 @@ __all__ = [
     "open_socket_client",
     "replaced_transport",
     "run_gateway",
+    "without_retries",
 ]

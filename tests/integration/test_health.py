@@ -6,7 +6,8 @@ import socket
 import pytest
 
 from proxyroutes import HealthCheck, HealthMonitor, Proxy, UpstreamPool
-from proxyroutes.testing import ScriptedOrigin, run_gateway
+from proxyroutes.policies import LeastLatency
+from proxyroutes.testing import ManualClock, ScriptedOrigin, run_gateway
 from tests.integration.support import OK, RawClient, eventually, refusing_destination
 
 pytestmark = pytest.mark.requirement("R-25", "R-26")
@@ -20,10 +21,10 @@ async def answers(reader, writer):
         writer.write(OK)
 
 
-def gateway_of(*urls, health=QUICK):
+def gateway_of(*urls, health=QUICK, **keywords):
     """A gateway alone with one checked pool."""
     proxy = Proxy(monitor=HealthMonitor(interval=60.0))
-    pool = UpstreamPool("p", urls, health=health)
+    pool = UpstreamPool("p", urls, health=health, **keywords)
 
     @proxy.route("/<path>", upstream=pool)
     async def api() -> None: ...
@@ -201,3 +202,31 @@ async def test_twenty_pools_over_one_origin_probe_once_an_interval():
                 await pool.leave()
 
     assert 2 == probes(origin)
+
+
+async def test_the_faster_one_is_asked_without_a_check():
+    """Its first bytes are what counts; time passes when the slow one answers."""
+    clock = ManualClock()
+
+    async def slow(reader, writer):
+        while True:
+            await reader.readuntil(b"\r\n\r\n")
+            await clock.advance(0.1)
+            writer.write(OK)
+
+    async with ScriptedOrigin(slow) as far, ScriptedOrigin(answers) as near:
+        app, pool = gateway_of(
+            far.url,
+            near.url,
+            health=None,
+            balancing=LeastLatency(),
+            monitor=HealthMonitor(clock=clock),
+        )
+        async with run_gateway(app) as gateway:
+            for _ in range(20):
+                assert 200 == (await ask(gateway.port))[0]
+            first, second = pool.status()
+
+    assert first.requests <= 1
+    assert 20 == first.requests + second.requests
+    assert 0.0 == second.first_byte

@@ -9,7 +9,6 @@ from attrs import define
 from proxyroutes.policies import (
     ConsistentHash,
     FirstAvailable,
-    LeastLatency,
     LeastRequests,
     PowerOfTwoChoices,
     Random,
@@ -204,24 +203,6 @@ def test_of_many_some_are_compared():
     found = shares(LeastRequests(), [*many, Candidate("idle")], 5000)
 
     assert found["idle"] == pytest.approx(1 - (1000 / 1001) ** 32, abs=0.01)
-
-
-def test_least_latency_asks_the_fastest():
-    """Times what is in flight there."""
-    fast = Candidate("fast", latency=0.01)
-    slow = Candidate("slow", latency=0.05)
-    crowded = Candidate("crowded", latency=0.01, in_flight=9)
-
-    assert {"fast": 1.0} == shares(LeastLatency(), [slow, fast], 100)
-    assert {"slow": 1.0} == shares(LeastLatency(), [slow, crowded], 100)
-
-
-def test_what_was_not_measured_counts_as_fast():
-    """Or it would never be asked."""
-    unknown = Candidate("unknown")
-    fast = Candidate("fast", latency=0.01, in_flight=1)
-
-    assert {"unknown": 1.0} == shares(LeastLatency(), [fast, unknown], 100)
 
 
 def test_first_available_keeps_to_the_first():

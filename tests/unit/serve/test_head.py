@@ -36,7 +36,7 @@ def compose(scope, path="/<path>", *, proxy=None, **route):
     proxy.route(path, upstream="http://up", **route)(stub)
     parts = split_path(raw_path_of(scope))
     found = proxy.compiled().index.match(
-        parts, route_start(parts, scope.get("root_path", "")), scope["method"]
+        parts, route_start(parts, scope.get("root_path", "")), scope["method"], scope
     )
     received = read_request(scope, found.plan, found)
     return found, make_head(scope, found.plan, found, received)
