@@ -5,6 +5,7 @@ ProxyRoutesError
 ├── DeclarationError            the developer's mistake; names the stub's file and line
 │   ├── PathTemplateError
 │   ├── StubError
+│   │   └── EditError           also a ValueError: an edit that cannot be sent; names the line that made it
 │   ├── DuplicateRouteError
 │   └── PolicyError
 ├── BuildError                  also an ExceptionGroup of DeclarationErrors: all at once
@@ -14,6 +15,7 @@ ProxyRoutesError
     ├── UpstreamTimeoutError    504  ``stage`` says which time-out
     ├── UpstreamProtocolError   502  the upstream broke the protocol or the connection
     ├── FilterError             502  a filter of content failed
+    ├── RateLimitError          429  a rate limit was reached
     ├── ClientRequestError      400  the received request cannot be forwarded (also 405, 408, 413, 414, 415, 417, 431, 508)
     └── RelayInterruptedError   -    the head was already sent: the connection is broken
 ```
@@ -38,12 +40,14 @@ __all__ = [
     "ClientRequestError",
     "DeclarationError",
     "DuplicateRouteError",
+    "EditError",
     "FilterError",
     "GatewayError",
     "NoDestinationError",
     "PathTemplateError",
     "PolicyError",
     "ProxyRoutesError",
+    "RateLimitError",
     "RelayInterruptedError",
     "Side",
     "Stage",
@@ -103,6 +107,14 @@ class StubError(DeclarationError):
     """A stub that asks for something that its route does not give."""
 
 
+class EditError(StubError, ValueError):
+    """An edit of a message that cannot be sent: a line break in a value, a name that is none. Nothing was sent.
+
+    Attributes:
+        location: ``file:line`` of the edit.
+    """
+
+
 class DuplicateRouteError(DeclarationError):
     """A route that repeats an earlier one or can never be reached."""
 
@@ -141,10 +153,12 @@ class GatewayError(ProxyRoutesError):
         sent: Whether the upstream may have seen any part of the request.
         destination: The destination's origin, or None before one was chosen.
         retry_after: Seconds for a ``Retry-After`` field, or None for none.
+        recorded: Whether it is in the record of an exchange.
     """
 
     status_code: int = 502
     title: str = "Bad gateway"
+    recorded: bool = False
     slug: ClassVar[str] = "gateway-error"
     default_stage: ClassVar[Stage] = Stage.SELECT
     default_side: ClassVar[Side] = Side.UPSTREAM
@@ -191,6 +205,29 @@ class NoDestinationError(GatewayError):
     title = "No destination is available"
     slug = "no-destination"
     default_side = Side.GATEWAY
+
+
+class RateLimitError(GatewayError):
+    """A rate limit was reached (RFC 6585 §4); nothing was asked of an upstream.
+
+    Attributes:
+        fields: The ``RateLimit`` fields of the answer.
+    """
+
+    status_code = 429
+    title = "Too many requests"
+    slug = "rate-limit"
+    default_side = Side.CLIENT
+
+    def __init__(
+        self,
+        detail: str = "",
+        *,
+        retry_after: float = 1.0,
+        fields: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> None:
+        super().__init__(detail, retry_after=retry_after)
+        self.fields = fields
 
 
 class UpstreamConnectError(GatewayError):

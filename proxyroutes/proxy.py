@@ -6,10 +6,10 @@ No logic of its own lives here: each method hands over to the room where it belo
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attrs import evolve
 from fastapi import APIRouter
@@ -21,14 +21,9 @@ from typing_extensions import Unpack, override
 from proxyroutes._build.app import GatewayApp, make_app
 from proxyroutes._build.compile import Compiled, compile_specs
 from proxyroutes._build.defaults import Defaults
-from proxyroutes._build.imperative import (
-    FieldValues,
-    UrlPools,
-    edit_head,
-    forward,
-    imperative_plan,
-)
+from proxyroutes._build.imperative import UrlPools, forward, imperative_plan
 from proxyroutes._build.lifespan import Lifespan
+from proxyroutes._build.overrides import FieldValues, edit_head
 from proxyroutes._build.readiness import HealthMonitor
 from proxyroutes._build.router import make_router
 from proxyroutes._build.stubs import forwarded_request
@@ -38,14 +33,16 @@ from proxyroutes._operate.access_log import AccessLogger
 from proxyroutes._operate.explain import HeaderValues, explain
 from proxyroutes._operate.explanation import Explanation
 from proxyroutes._operate.metrics import Collector, Counters, make_metrics_router
+from proxyroutes._operate.openapi.documents import Documents
 from proxyroutes._operate.status.board import Source
 from proxyroutes._operate.status.router import make_status_router
 from proxyroutes._operate.status.traffic import Traffic
 from proxyroutes._serve.exchange import Observer
 from proxyroutes._serve.fields import has_bad_name
 from proxyroutes._serve.steps.forwarded import ForwardedRequest
+from proxyroutes._state.on_error import read_on_error
 from proxyroutes._state.pools import UpstreamPool
-from proxyroutes.exceptions import BuildError
+from proxyroutes.exceptions import BuildError, DeclarationError, GatewayError
 from proxyroutes.settings import AccessLog, Forwarding, Timeouts
 from proxyroutes.typing import ForwardedHead
 
@@ -55,6 +52,8 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
 __all__ = ["Proxy"]
+
+HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
 
 
 class Proxy(RouteGroup):
@@ -97,6 +96,7 @@ class Proxy(RouteGroup):
         super().__init__(Registry(), "", {})
         self._take_defaults(defaults)
         self.monitor = monitor or HealthMonitor()
+        self._lifespan = Lifespan(self.monitor)
         self._observers = [on_exchange] if callable(on_exchange) else list(on_exchange)
         if access_log:
             recipe = AccessLog() if access_log is True else access_log
@@ -108,13 +108,15 @@ class Proxy(RouteGroup):
             via=name.encode("ascii"),
             redirect_slashes=redirect_slashes,
             observers=self._observers,
+            on_error=self._registry.on_error,
+            use=self._lifespan.use,
         )
         self._collector: Collector | None = None
         self._compiled: Compiled | None = None
-        self._lifespan = Lifespan(self.monitor)
         self._url_pools = UrlPools(self._defaults)
         self._routers: list[APIRouter] = []
         self._status_source: Source | None = None
+        self._documents = Documents(self.compiled, lambda: self.monitor.state().clock)
         self._imperative = imperative_plan(self._defaults)
         self._imperative_session = imperative_session_plan(self._imperative)
 
@@ -149,16 +151,50 @@ class Proxy(RouteGroup):
 
         @asynccontextmanager
         async def lifespan(app: Any) -> AsyncGenerator[Mapping[str, Any] | None, None]:
-            async with self:
+            async with self, self._documents.merged_into(app):
                 if inner is None:
                     yield None
                 else:
                     async with inner(app) as state:
                         yield state
 
-        router = make_router(compiled, {**options, "lifespan": lifespan})
+        router = make_router(compiled, {**options, "lifespan": lifespan}, self._find_pool)
         self._routers.append(router)
         return router
+
+    def on_error(self, kind: type[GatewayError] = GatewayError) -> Callable[[HandlerT], HandlerT]:
+        """Have failures answered by a function, where the handlers of route, groups and pool have no answer.
+
+        It is given the error and the request as the client sent it, and may be asynchronous. It returns a ``Response``,
+        what JSON can hold, which is sent with the error's status, or None: then the next handler is asked, and at last
+        the answer is problem+json, or a page where the client would rather have HTML. It must not block. One that fails
+        itself is logged and passed over. An exception handler that the application has registered comes before all of
+        them; nobody is asked once the head of a response was sent.
+
+        ```python
+        @proxy.on_error(UpstreamTimeoutError)
+        async def slow(error: UpstreamTimeoutError, request: ForwardedRequest) -> dict[str, str]:
+            return {"slow": request.route}
+        ```
+
+        Args:
+            kind: The errors that it is asked about; ``GatewayError`` is all of them.
+
+        Returns:
+            A decorator that records the function and gives it back unchanged.
+
+        Raises:
+            TypeError: From the decorator, if it is no handler.
+            DeclarationError: From the decorator, if the proxy was already built.
+        """
+
+        def decorate(handle: HandlerT) -> HandlerT:
+            if self._registry.sealed:
+                raise DeclarationError("a handler of errors is declared before the build")
+            self._registry.on_error.extend(read_on_error({kind: handle}))
+            return handle
+
+        return decorate
 
     def on_exchange(self, observer: Observer) -> Observer:
         """Have every exchange and session that ends seen by one more observer; may be a decorator, also after the build.
@@ -271,6 +307,39 @@ class Proxy(RouteGroup):
             ImportError: If prometheus-client is not installed: ``pip install "proxyroutes[metrics]"``.
         """
         return make_metrics_router(self.metrics_collector(), path, registry)
+
+    def merge_openapi(
+        self, pool: UpstreamPool, path: str = "/openapi.json", *, prefix: str | None = None
+    ) -> None:
+        """Merge the upstream's OpenAPI document into that of the application, and so into its ``/docs``.
+
+        It is fetched through the pool when the application starts, and again from time to time. Only operations that a
+        route of this proxy leads to are kept, under the paths, tags, names and security that clients meet here. Where the
+        document does not come the application starts all the same, and documents its routes as they are declared.
+
+        Args:
+            pool: The pool whose routes are documented.
+            path: The document's path at its destinations.
+            prefix: What is put in front of its tags, operation ids and components; None is the pool's name.
+
+        Raises:
+            ValueError: If the path is none, or the prefix is taken or cannot be part of a component's name.
+        """
+        self._documents.add(pool, path, prefix)
+
+    async def check_contract(self) -> tuple[str, ...]:
+        """Compare routes with the documents given to ``merge_openapi``, which are fetched now.
+
+        Returns:
+            One line for each route that leads to what its upstream does not have, with its stub's file and line, and one
+            for each document that did not come. Empty if all is well.
+
+        Raises:
+            BuildError: If a declaration is wrong.
+        """
+        async with self:
+            await self._documents.fetch()
+            return tuple(self._documents.breaches())
 
     def owns(self, router: object) -> bool:
         """Whether a router was built by this proxy; ``GatewayMiddleware`` asks."""

@@ -34,6 +34,7 @@ NAMES = [
 # The part of the contract that this release has, at the place where examples and users import it from.
 CONTRACT = {
     "Destination",
+    "Forward",
     "ForwardedRequest",
     "HealthCheck",
     "HealthMonitor",
@@ -162,6 +163,16 @@ def test_a_page_imports_what_exists(page):
     }
 
     assert set() == missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
+def test_a_page_includes_its_examples(page):
+    """The marks that include whole files are spelled as the builder knows them: any other spelling is shown as it is."""
+    text = page.read_text(encoding="utf-8")
+
+    assert len(re.findall(r"8\s*<\s*--", text)) == len(
+        re.findall(r'^--8<-- "', text, re.MULTILINE)
+    )
 
 
 def test_every_problem_type_has_its_page():

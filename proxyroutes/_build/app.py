@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, cast
 
 from proxyroutes._build.compile import Compiled
+from proxyroutes._build.proof import asks_for_pool
 from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._serve.dispatch import answer_partial, locate
 from proxyroutes._serve.failures import problem, send_problem
@@ -43,10 +44,10 @@ class GatewayApp:
         try:
             found = locate(self._index, scope)
         except ClientRequestError as error:
-            await send_problem(error, send)
+            await send_problem(error, send, scope)
             return
         if found is None:
-            await send_problem(refuse("no route has this path", 404, "Not found"), send)
+            await send_problem(refuse("no route has this path", 404, "Not found"), send, scope)
         elif found.full:
             await serve_http(found.plan, found, scope, receive, send)
         else:
@@ -102,7 +103,7 @@ def make_app(
                 ("its stub says something", spec.facts.speaks),
                 ("its stub has parameters", spec.facts.parameters),
                 ("it has dependencies", bool(spec.dependencies)),
-                ("it chooses its upstream per request", plan.pool is None),
+                ("it chooses its upstream per request", asks_for_pool(plan)),
             )
             if there
         ]

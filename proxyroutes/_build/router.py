@@ -1,53 +1,43 @@
 """The router: one serving route a spec, matched by our own index, and FastAPI's full path behind it.
 
-HTTP routes are ``APIRoute`` subclasses, because in an included router FastAPI rebuilds every plainer kind and answers
-without running the inclusion's dependencies. Nothing here shortens that path.
+What the short way does not serve goes through FastAPI, to the routes in ``routes``.
 """
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from attrs import define
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Match
 from typing_extensions import override
 
+from proxyroutes._build.calls import FindPool
+from proxyroutes._build.check import explained
 from proxyroutes._build.compile import Compiled
-from proxyroutes._build.documents import add_documents
+from proxyroutes._build.documents import document
 from proxyroutes._build.inclusions import Inclusion, match_prefix
 from proxyroutes._build.proof import exception_handlers, handles_failures
-from proxyroutes._build.responses import RelayResponse, has_handler, problem_response
-from proxyroutes._build.stubs import CALL, BodyTooLargeError, Call, make_endpoint, stub_receive
-from proxyroutes._build.websockets import add_websocket, refuse_session
+from proxyroutes._build.routes import METHOD, ProxyRoute
+from proxyroutes._build.stubs import make_endpoint
+from proxyroutes._build.websockets import add_websocket, choose_by_index, refuse_session
 from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.templates import Template, parse_template
-from proxyroutes._serve.body import too_large
-from proxyroutes._serve.steps.forwarded import ForwardedRequest
-from proxyroutes._serve.guard import check_method, check_target, refuse
-from proxyroutes._serve.head import read_request
-from proxyroutes._serve.http import fail, record_refusal, serve_http
+from proxyroutes._serve.http import serve_http
 from proxyroutes._serve.match import (
     Found,
     RouteIndex,
-    path_parameters,
     raw_path_of,
-    redirect_location,
     route_start,
     split_path,
 )
 from proxyroutes._serve.plan import Plan
+from proxyroutes._serve.steps.forwarded import ForwardedRequest
 from proxyroutes.exceptions import (
     BuildError,
     DeclarationError,
-    GatewayError,
     PathTemplateError,
     StubError,
 )
@@ -59,7 +49,6 @@ _MAX_INCLUSIONS = 64
 _FOUND = "proxyroutes.found"
 _SHORT = "proxyroutes.short"
 _NOT_SHORT: tuple[Any, str, Found | None] = (None, "", None)
-_METHOD = "proxyroutes.method"
 
 
 @define(eq=False)
@@ -74,147 +63,12 @@ class _Located:
     malformed: bool
 
 
-class ProxyRoute(APIRoute):
-    """One declared route in FastAPI's hands."""
-
-    def __init__(
-        self,
-        path: str,
-        endpoint: Callable[..., Any],
-        *,
-        plan: Plan,
-        owner: GatewayRouter,
-        **options: Any,
-    ) -> None:
-        self.plan = plan
-        self.owner = owner
-        super().__init__(path, endpoint, **options)
-
-    @override
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Match by the compiled index, on the raw path."""
-        if scope["type"] != "http":
-            return Match.NONE, {}
-        located = self.owner.locate(scope)
-        found = located.found
-        if found is None:
-            # A target that is no path belongs to no route; the first of ours refuses it if nobody else takes it.
-            malformed = located.malformed and self.owner.is_first(self)
-            return (
-                (Match.PARTIAL, {"endpoint": self.endpoint, "route": self})
-                if malformed
-                else (Match.NONE, {})
-            )
-        if found.plan is not self.plan:
-            return Match.NONE, {}
-        parameters = {
-            **scope.get("path_params", {}),
-            **located.parameters,
-            **path_parameters(found),
-        }
-        child = {"endpoint": self.endpoint, "path_params": parameters, "route": self}
-        return (Match.FULL if found.full else Match.PARTIAL), child
-
-    @override
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve through FastAPI: dependencies, body, stub."""
-        located = self.owner.locate(scope)
-        found = located.found
-        refusal = _refuse_target(scope)
-        if found is None or refusal is not None:
-            # First of all, so that no part of such a target gets into a Location.
-            error = refusal or refuse("the request target is not in origin form")
-            await _answer(scope, self.plan, error, None)(scope, receive, send)
-        elif not found.method_allowed:
-            allow = {"Allow": self.plan.allow[1].decode("ascii")}
-            raise HTTPException(status_code=405, headers=allow)
-        elif found.redirect:
-            location = redirect_location(raw_path_of(scope), scope.get("query_string", b""))
-            await Response(status_code=307, headers={"location": location.decode("ascii")})(
-                scope, receive, send
-            )
-        elif scope["method"] in (self.methods or ()):
-            await super().handle(scope, receive, send)
-        else:
-            # A route without `methods` serves every one, and FastAPI's routes know none but those they list.
-            listed = next(iter(self.methods or ("GET",)))
-            await super().handle(
-                {**scope, "method": listed, _METHOD: scope["method"]}, receive, send
-            )
-
-    @override
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Put the guard in front of everything that user code does."""
-        inner = super().get_route_handler()
-        plan = self.plan
-        owner = self.owner
-
-        async def handler(request: Request) -> Response:
-            scope = request.scope
-            method = scope.pop(_METHOD, None)
-            if method is not None:
-                scope["method"] = method
-            try:
-                found = cast("Found", owner.locate(scope).found)
-                received = read_request(scope, plan, found)
-                call = Call(plan, found, scope, received, request.receive)
-                scope[CALL] = call
-                # Dependencies read too, those of an inclusion as well, of which this route knows nothing.
-                request = Request(scope, stub_receive(call), getattr(request, "_send"))  # noqa: B009 - private to Starlette.
-            except GatewayError as error:
-                return _answer(scope, plan, error, None)
-            return await _run(inner, request, call)
-
-        return handler
-
-
-def _refuse_target(scope: Scope) -> GatewayError | None:
-    try:
-        check_method(scope.get(_METHOD) or scope["method"])
-        check_target(raw_path_of(scope), scope.get("query_string", b""))
-    except GatewayError as error:
-        return error
-    return None
-
-
-async def _run(
-    inner: Callable[[Request], Coroutine[Any, Any, Response]], request: Request, call: Call
-) -> Response:
-    response: Response | None = None
-    try:
-        response = await inner(request)
-    except BodyTooLargeError as error:
-        return _answer(request.scope, call.plan, too_large(error.limit), call)
-    except HTTPException as error:
-        # What FastAPI makes of any exception that is raised while it reads a body.
-        if call.misread is not None:
-            raise call.misread from error
-        raise
-    except GatewayError as error:
-        return _answer(request.scope, call.plan, error, call)
-    finally:
-        exchange = call.exchange
-        if exchange is not None and not isinstance(response, RelayResponse):
-            exchange.end()
-    return response
-
-
-def _answer(scope: Scope, plan: Plan, error: GatewayError, call: Call | None) -> Response:
-    exchange = None if call is None else call.exchange
-    if exchange is None:
-        record_refusal(plan, scope.get(_METHOD) or scope["method"], error, scope)
-    else:
-        fail(exchange, error)
-    if has_handler(scope, error):
-        raise error
-    return problem_response(error)
-
-
 class GatewayRouter(APIRouter):
     """The router that ``build_router()`` gives: its routes are found by one compiled index."""
 
-    def __init__(self, compiled: Compiled, **options: Any) -> None:
+    def __init__(self, compiled: Compiled, find_pool: FindPool, **options: Any) -> None:
         super().__init__(**options)
+        self.find_pool = find_pool
         self.compiled = compiled
         self._index = compiled.index
         self._sessions = compiled.sessions
@@ -277,6 +131,8 @@ class GatewayRouter(APIRouter):
     @override
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Match an included router as a whole, by one look into the index."""
+        if scope["type"] == "websocket" and self._sessions.conditional:
+            self._choose_sessions(scope)
         found = self._short_way(scope)
         if found is None:
             return super().matches(scope)
@@ -303,6 +159,16 @@ class GatewayRouter(APIRouter):
         scope["route"] = route = self._by_plan[plan]
         scope["endpoint"] = route.endpoint
         await serve_http(plan, found, scope, receive, send)
+
+    def _choose_sessions(self, scope: Scope) -> None:
+        included = scope["fastapi"].get("included_router") if "fastapi" in scope else None
+        if included is not None and included.original_router is self:
+            contexts = included.effective_route_contexts()
+            choose_by_index([context.starlette_route for context in contexts], self.find)
+
+    def find(self, scope: Scope) -> Found | None:
+        """The route of a request by the index, or None."""
+        return self.locate(scope).found
 
     def is_first(self, route: ProxyRoute) -> bool:
         """Whether it is the route that was declared first."""
@@ -348,9 +214,10 @@ class GatewayRouter(APIRouter):
             parameters = matched
             start += len(template.segments)
         if scope["type"] == "websocket":
-            found = self._sessions.match(parts, start, "GET")
+            found = self._sessions.match(parts, start, "GET", scope)
         else:
-            found = self._index.match(parts, start, scope.get(_METHOD) or scope["method"])
+            method = scope.get(METHOD) or scope["method"]
+            found = self._index.match(parts, start, method, scope)
         return _Located(
             included,
             self,
@@ -361,8 +228,13 @@ class GatewayRouter(APIRouter):
         )
 
 
-def make_router(compiled: Compiled, options: dict[str, Any]) -> GatewayRouter:
+def make_router(compiled: Compiled, options: dict[str, Any], find_pool: FindPool) -> GatewayRouter:
     """Make the router of a compiled proxy.
+
+    Args:
+        compiled: What was compiled.
+        options: Keywords of ``APIRouter``.
+        find_pool: Finds the pools that stubs name at a request.
 
     Raises:
         BuildError: With every mistake of every declaration.
@@ -376,7 +248,7 @@ def make_router(compiled: Compiled, options: dict[str, Any]) -> GatewayRouter:
         )
         options.pop("route_class")
     options["prefix"] = _read_prefix(options.get("prefix", ""), problems)
-    router = GatewayRouter(compiled, **options)
+    router = GatewayRouter(compiled, find_pool, **options)
     own: list[ProxyRoute] = []
     for spec, plan, template in compiled.routes:
         try:
@@ -385,12 +257,14 @@ def make_router(compiled: Compiled, options: dict[str, Any]) -> GatewayRouter:
             problems.append(error)
     for websocket in compiled.websockets:
         try:
-            with _explained(websocket.spec):
-                add_websocket(router, websocket, lambda scope: router.locate(scope).found)
+            with explained(websocket.spec):
+                add_websocket(router, websocket, router.find)
         except DeclarationError as error:
             problems.append(error)
+    if compiled.sessions.conditional:
+        choose_by_index(router.routes, router.find)
     if not problems:
-        _add_documents(router, compiled, problems)
+        problems.extend(document(router, compiled.routes, compiled.operation_paths))
     if problems:
         raise BuildError("the gateway cannot be built", problems)
     router.seal(own)
@@ -414,49 +288,13 @@ def _read_prefix(prefix: str, problems: list[DeclarationError]) -> str:
     return template.starlette_path
 
 
-@contextlib.contextmanager
-def _explained(spec: RouteSpec | WebSocketSpec) -> Iterator[None]:
-    """Say at which stub something went wrong, and what FastAPI does not say of it."""
-    try:
-        yield
-    except DeclarationError as error:
-        error.location = error.location or spec.facts.location
-        raise
-    except Exception as error:
-        name = spec.facts.name
-        problem = f"FastAPI cannot take stub {name!r}: {error}"
-        if ForwardedRequest.__name__ in str(error):
-            problem = (
-                f"a dependency of stub {name!r} has a bare ForwardedRequest, which FastAPI takes for a body: "
-                "write Annotated[ForwardedRequest, Depends(proxy.forwarded_request)]"
-            )
-        raise StubError(problem, location=spec.facts.location) from error
-
-
-def _add_documents(
-    router: GatewayRouter, compiled: Compiled, problems: list[DeclarationError]
-) -> None:
-    taken: set[str] = set()
-    for spec, _, template in compiled.routes:
-        if spec.include_in_schema:
-            name = spec.facts.name
-            numbered = (f"{name}_{number}" for number in itertools.count(2))
-            stub_id = next(one for one in itertools.chain((name,), numbered) if one not in taken)
-            taken.add(stub_id)
-            try:
-                with _explained(spec):
-                    add_documents(router, spec, template, stub_id, compiled.operation_paths)
-            except DeclarationError as error:
-                problems.append(error)
-
-
 def _add_route(
     router: GatewayRouter, spec: RouteSpec, plan: Plan, template: Template
 ) -> ProxyRoute:
     def route_class(path: str, endpoint: Callable[..., Any], **options: Any) -> ProxyRoute:
         return ProxyRoute(path, endpoint, plan=plan, owner=router, **options)
 
-    with _explained(spec):
+    with explained(spec):
         router.add_api_route(
             template.starlette_path,
             make_endpoint(spec),

@@ -10,155 +10,24 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 from fastapi import Depends
 from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
-from proxyroutes._build.responses import GoneResponse, RelayResponse
+from proxyroutes._build.calls import CALL, Call
+from proxyroutes._build.forward import Forward, provide_forward
+from proxyroutes._build.responses import RelayResponse
 from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.stubs import find_function
-from proxyroutes._serve.body import BodyRecorder, BufferedBody, check_length
-from proxyroutes._serve.exchange import ClientLeft, Exchange
-from proxyroutes._serve.fields import ReceivedFields
+from proxyroutes._serve.session import Session
 from proxyroutes._serve.steps.forwarded import ForwardedRequest
-from proxyroutes._serve.head import make_head
-from proxyroutes._serve.http import ask, open_exchange, read_body, timeouts_of
-from proxyroutes._serve.match import Found, path_parameters
-from proxyroutes._serve.plan import Plan
 from proxyroutes._serve.websocket import SessionSide
-from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import StubError
-from proxyroutes.typing import Body, ForwardedHead, Message, Receive, Scope
 
-__all__ = [
-    "CALL",
-    "BodyTooLargeError",
-    "Call",
-    "forwarded_request",
-    "make_endpoint",
-    "read_parameters",
-    "stub_receive",
-]
-
-CALL = "proxyroutes.call"
-"""The key of a scope under which the running call, or the side of a session, is found."""
-
-
-class BodyTooLargeError(HTTPException):
-    """Carries a 413 through FastAPI's body reading, which would turn any other exception into a 400."""
-
-    def __init__(self, limit: int) -> None:
-        super().__init__(status_code=413, detail="Content too large")
-        self.limit = limit
-
-
-class Call:
-    """One request in FastAPI's hands: what was matched and read, and what came of it."""
-
-    __slots__ = (
-        "exchange",
-        "found",
-        "head",
-        "misread",
-        "plan",
-        "receive",
-        "received",
-        "recorder",
-        "scope",
-    )
-
-    def __init__(
-        self, plan: Plan, found: Found, scope: Scope, received: ReceivedFields, receive: Receive
-    ) -> None:
-        self.plan = plan
-        self.found = found
-        self.scope = scope
-        self.received = received
-        self.receive = receive
-        self.recorder: BodyRecorder | None = None
-        self.head: ForwardedHead | None = None
-        self.exchange: Exchange | None = None
-        self.misread: StubError | None = None
-
-    def forwarded_head(self) -> ForwardedHead:
-        """The head that is forwarded; made once, so that edits stay."""
-        if self.head is None:
-            self.head = make_head(self.scope, self.plan, self.found, self.received)
-        return self.head
-
-    def forwarded(self) -> ForwardedRequest:
-        """The request as it will be forwarded."""
-        client = self.scope.get("client")
-        return ForwardedRequest(
-            self.forwarded_head(),
-            route=self.plan.name,
-            client=tuple(client) if client else None,
-            scheme=self.scope.get("scheme", "http"),
-            path_params=path_parameters(self.found),
-            received_host=(self.received.host or b"").decode("latin-1"),
-        )
-
-    async def choose_pool(self) -> UpstreamPool:
-        """The pool of the route, or the one chosen for this request."""
-        plan = self.plan
-        if plan.choose is not None:
-            return await plan.choose(self.forwarded())
-        # A plan has one of the two.
-        return cast("UpstreamPool", plan.pool)
-
-    async def forward(self) -> Response:
-        """Forward the request and give its response, body still to come."""
-        plan = self.plan
-        state = (await self.choose_pool()).state()
-        exchange = self.exchange = open_exchange(
-            plan, state, self.scope["method"], self.receive, scope=self.scope
-        )
-        exchange.attach()
-        try:
-            head = self.forwarded_head()
-            body = await self._body(exchange)
-            answer = await ask(
-                exchange, plan, self.found, state, head, body, timeouts_of(plan, state)
-            )
-        except ClientLeft:
-            exchange.status = 499
-            exchange.end()
-            return GoneResponse()
-        return RelayResponse(answer, received=self.scope["method"], forwarded=head.method)
-
-    async def _body(self, exchange: Exchange) -> Body | None:
-        recorder = self.recorder
-        if recorder is not None and recorder.touched:
-            content = await recorder.content()
-            exchange.request_bytes = len(content)
-            exchange.may_watch = True
-            return BufferedBody(content)
-        return await read_body(exchange, self.plan, self.scope, self.received)
-
-
-def stub_receive(call: Call) -> Receive:
-    """The receive channel that user code gets.
-
-    With ``max_body_bytes`` what is read is kept and forwarded; without, reading would steal from the upstream.
-    """
-    limit = call.plan.max_body_bytes
-    check_length(call.received.content_length, limit)
-    if limit is not None:
-        call.recorder = BodyRecorder(call.receive, limit, BodyTooLargeError)
-        return call.recorder
-    name = call.plan.name
-
-    async def unannounced() -> Message:
-        call.misread = StubError(
-            f"route {name!r} reads the body: say max_body_bytes=… at its decorator"
-        )
-        raise call.misread
-
-    return unannounced
+__all__ = ["forwarded_request", "make_endpoint", "read_parameters", "wraps"]
 
 
 async def forwarded_request(connection: HTTPConnection) -> ForwardedRequest:
@@ -177,11 +46,17 @@ async def forwarded_request(connection: HTTPConnection) -> ForwardedRequest:
 
 _PROVIDED: dict[Any, Callable[..., Any]] = {ForwardedRequest: forwarded_request}
 _REQUEST, _RESPONSE = "proxyroutes_request", "proxyroutes_response"
+_WRAPS = "proxyroutes_wraps"
+_ELSEWHERE: dict[Any, str] = {Forward: "HTTP", Session: "WebSocket"}
+"""What only stubs of one kind may ask for."""
 
 
-def _annotations(
-    stub: Callable[..., Any], spec: RouteSpec | WebSocketSpec
-) -> dict[str, Any]:
+def wraps(endpoint: Any) -> bool:
+    """Whether the stub behind an endpoint may forward by itself."""
+    return getattr(endpoint, _WRAPS, False)
+
+
+def _annotations(stub: Callable[..., Any], spec: RouteSpec | WebSocketSpec) -> dict[str, Any]:
     try:
         return typing.get_type_hints(find_function(stub), include_extras=True)
     except Exception as error:
@@ -228,7 +103,14 @@ def read_parameters(
                 f"stub {spec.facts.name!r} has the parameter {parameter}: FastAPI solves named ones only",
                 location=spec.facts.location,
             )
-        parameters[parameter.name] = _parameter(parameter, annotations, provided or {})
+        taken = _parameter(parameter, annotations, provided or {})
+        for known, kind in _ELSEWHERE.items():
+            if taken.annotation is known:
+                raise StubError(
+                    f"stub {spec.facts.name!r} asks for a {known.__name__}, which only {kind} routes have",
+                    location=spec.facts.location,
+                )
+        parameters[parameter.name] = taken
     return parameters
 
 
@@ -239,7 +121,14 @@ def make_endpoint(spec: RouteSpec) -> Callable[..., Awaitable[Any]]:
         StubError: If its signature cannot be taken over.
     """
     stub = spec.stub
-    parameters = read_parameters(spec)
+    annotations = _annotations(stub, spec).values()
+    asks = any(annotation is Forward for annotation in annotations)
+    parameters = read_parameters(spec, {Forward: provide_forward})
+    if asks and not spec.facts.is_async:
+        raise StubError(
+            f"stub {spec.facts.name!r} asks for a Forward, which is awaited: write async def",
+            location=spec.facts.location,
+        )
     own = set(parameters)
     for name, annotation in ((_REQUEST, Request), (_RESPONSE, Response)):
         if not any(known.annotation is annotation for known in parameters.values()):
@@ -254,18 +143,19 @@ def make_endpoint(spec: RouteSpec) -> Callable[..., Awaitable[Any]]:
 
     async def endpoint(**values: Any) -> Any:
         request: Request = values[request_name]
-        injected: Response = values[response_name]
+        response: Any = None
         if speaks:
             arguments = {name: values[name] for name in own}
             if is_async:
-                result = await stub(**arguments)
+                response = await stub(**arguments)
             else:
-                result = await run_in_threadpool(stub, **arguments)
-            if result is not None:
-                return result
-        call: Call = request.scope[CALL]
-        response = await call.forward()
+                response = await run_in_threadpool(stub, **arguments)
+            if response is not None and not isinstance(response, RelayResponse):
+                return response
+        if response is None:
+            response = await _forward(request.scope[CALL])
         # FastAPI adds these to a response that it makes itself, and to no other.
+        injected: Response = values[response_name]
         response.raw_headers.extend(
             (name, value) for name, value in injected.raw_headers if name != b"content-length"
         )
@@ -275,5 +165,20 @@ def make_endpoint(spec: RouteSpec) -> Callable[..., Awaitable[Any]]:
     endpoint.__qualname__ = spec.facts.name
     endpoint.__module__ = getattr(stub, "__module__", __name__)
     endpoint.__doc__ = inspect.getdoc(stub)
+    setattr(endpoint, _WRAPS, asks)
     endpoint.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
     return endpoint
+
+
+async def _forward(call: Call) -> Response:
+    """What a stub that returns nothing means.
+
+    Raises:
+        StubError: If it has asked the route's upstream by itself: it has surely forgotten to return the response.
+    """
+    if call.asked:
+        raise StubError(
+            f"the stub of route {call.plan.name!r} has forwarded the request and returned nothing: "
+            "return the response, or another one"
+        )
+    return await call.forward()

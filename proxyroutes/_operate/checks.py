@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute, iter_route_contexts
 from starlette.routing import BaseRoute, Route
 
 from proxyroutes._build.compile import Compiled
-from proxyroutes._build.router import ProxyRoute
+from proxyroutes._build.routes import ProxyRoute
 from proxyroutes._declare.specs import RouteSpec
 from proxyroutes._declare.templates import Template
 from proxyroutes._operate.explain import explain_scope, make_scope
@@ -20,7 +20,7 @@ from proxyroutes._operate.inclusions import GatewayPlace
 from proxyroutes._serve.plan import Plan
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import DeclarationError
-from proxyroutes.policies.balancing import LeastLatency
+from proxyroutes.policies.latency import LeastLatency
 from proxyroutes.settings import Timeouts
 
 __all__ = [

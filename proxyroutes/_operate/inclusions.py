@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 from attrs import evolve, frozen
 from fastapi.routing import iter_route_contexts
 from starlette.routing import BaseRoute, Match, Mount
 
 from proxyroutes._build.compile import Compiled
-from proxyroutes._build.router import GatewayRouter, ProxyRoute
+from proxyroutes._build.router import GatewayRouter
+from proxyroutes._build.routes import ProxyRoute
 from proxyroutes._operate.explain import explain_scope
 from proxyroutes._operate.explanation import Explanation
 from proxyroutes._serve.plan import Plan
@@ -58,7 +59,7 @@ def find_gateways(routes: Sequence[BaseRoute], prefix: str = "") -> Iterator[Gat
 def _owner(routes: Sequence[BaseRoute]) -> GatewayRouter | None:
     """The gateway's router, if these are its own routes."""
     first = next((route for route in routes if isinstance(route, ProxyRoute)), None)
-    return None if first is None else first.owner
+    return None if first is None else cast("GatewayRouter", first.owner)
 
 
 def _prefix_of(included: Any) -> str:

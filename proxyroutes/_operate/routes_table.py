@@ -10,7 +10,7 @@ from attrs import fields, frozen
 from fastapi.routing import APIWebSocketRoute, iter_route_contexts
 from starlette.routing import BaseRoute, Mount
 
-from proxyroutes._build.router import ProxyRoute
+from proxyroutes._build.routes import ProxyRoute
 from proxyroutes._build.websockets import plan_of
 from proxyroutes._declare.templates import parse_template
 from proxyroutes._operate.inclusions import names_of_dependencies
@@ -103,12 +103,21 @@ def _row(methods: str, path: str, plan: Plan, context: Any, mounted: str) -> tup
         methods,
         mounted + _path(path, plan.template),
         plan.name,
-        "(chosen for each request)" if pool is None else pool.name,
+        _upstream(plan),
         "" if pool is None else _destinations(pool),
         _rewrite(plan),
         ", ".join(dict.fromkeys(names_of_dependencies(getattr(context, "dependant", None)))),
         _timeouts(plan),
     )
+
+
+def _upstream(plan: Plan) -> str:
+    if plan.pool is not None:
+        return plan.pool.name
+    if plan.split is None:
+        return "(chosen for each request)"
+    weights = plan.split.recipe.weights
+    return ", ".join(f"{pool.name} (weight {weight})" for pool, weight in weights.items())
 
 
 def _path(path: str, template: str) -> str:

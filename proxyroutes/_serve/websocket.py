@@ -23,6 +23,7 @@ from proxyroutes._serve.http import attempts, fail, timeouts_of
 from proxyroutes._serve.match import Found, path_parameters
 from proxyroutes._serve.plan import Plan
 from proxyroutes._serve.relay import Answer
+from proxyroutes._serve.steps.answering import choose_answer, handlers_of
 from proxyroutes._serve.steps.forwarded import ForwardedRequest
 from proxyroutes._serve.steps.messages import edit_for_pool
 from proxyroutes._state.pools import PoolState, UpstreamPool
@@ -219,7 +220,15 @@ class SessionSide:
     async def _refuse(self, record: SessionRecord, error: GatewayError) -> None:
         fail(record, error)
         await self._stop_watching()
-        await deny(self.scope, self._send, *problem(error))
+        pool = self._pool or self.plan.pool
+        handlers = handlers_of(self.plan, pool)
+        answer = await choose_answer(error, handlers, self.found, self.scope)
+        if isinstance(answer, tuple):
+            await deny(self.scope, self._send, *answer)
+        elif "websocket.http.response" in (self.scope.get("extensions") or ()):
+            await answer(self.scope, self._receive, self._send)
+        else:
+            await deny(self.scope, self._send, *problem(error))
 
     async def _hear_of_client(self) -> None:
         if not self._connected and (await self._receive())["type"] == "websocket.disconnect":
@@ -228,8 +237,13 @@ class SessionSide:
     async def _dial(self, record: SessionRecord) -> Answer:
         plan = self.plan
         head = self.head()
+        if plan.steps is not None:
+            for admission in plan.steps.admissions:
+                await admission(record, plan, self.found, head)
         pool = self._pool or plan.pool
-        if pool is None:
+        if pool is None and plan.split is not None:
+            pool = plan.split(plan, self.found, self.scope, head)
+        elif pool is None:
             pool = await cast("Any", plan.choose)(self.forwarded())
         state = pool.state()
         record.pool = state.name

@@ -12,6 +12,7 @@ from attrs import define, frozen
 from proxyroutes._state.health import Watch
 from proxyroutes.policies.outliers import Outlier
 from proxyroutes.settings import Destination
+from proxyroutes.typing import Measure
 
 __all__ = ["DestinationState", "DestinationStatus", "Place", "place_of"]
 
@@ -38,6 +39,8 @@ class DestinationStatus:
         healthy: The verdict of its check; None where there is none, or no result yet.
         reason: Why.
         latency: Seconds that its last successful probe took, or None.
+        first_byte: Seconds that its exchanges take to their first byte, as the pool's balancing estimates it; None where
+            it does not go by that, or nothing is known.
         in_flight: Exchanges and sessions that hold a lease on it.
         requests: Leases that were given.
         ejections: How often it was ejected by outlier detection.
@@ -62,6 +65,7 @@ class DestinationStatus:
     failures: int = 0
     weight: int = 1
     effective_weight: float = 1.0
+    first_byte: float | None = None
     circuit: str | None = None
 
 
@@ -94,6 +98,8 @@ class DestinationState:
     """Whether it was added at run time."""
     watch: Watch | None = None
     outlier: Outlier | None = None
+    measure: Measure | None = None
+    """What its exchanges took, where the balancing goes by that."""
     _admitted_before: int = 0
     """Leases that were given before the running interval."""
 
@@ -133,9 +139,15 @@ class DestinationState:
         return None if self.watch is None else self.watch.report.healthy
 
     @property
-    def latency(self) -> float | None:
+    def probed(self) -> float | None:
         """Seconds that its last successful probe took."""
         return None if self.watch is None else self.watch.report.latency
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds until its first byte: what its exchanges took where that is measured, else what its probes took."""
+        probed = self.probed
+        return probed if self.measure is None else self.measure.estimate(probed)
 
     @classmethod
     def of(cls, recipe: Destination) -> DestinationState:
@@ -153,6 +165,10 @@ class DestinationState:
             identity=(recipe.origin + recipe.base_path).encode("utf-8"),
             limited=_has_limits(recipe),
         )
+
+    def __deepcopy__(self, memo: object) -> DestinationState:
+        """It is itself, in a copy of a balancer too: there is one destination, whoever knows it."""
+        return self
 
     def follow(self, recipe: Destination, *, draining: bool) -> None:
         """Take what was said of it at run time."""

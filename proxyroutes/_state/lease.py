@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from typing_extensions import override
+
 from proxyroutes._state.destinations import DestinationState
 from proxyroutes._state.transforms import Transformed
+from proxyroutes.typing import Clock, ForwardedHead
 
-__all__ = ["Lease", "Lender"]
+__all__ = ["Lease", "Lender", "MeasuredLease"]
+
+_WITHOUT_CONTENT = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 
 
 class Lender(Transformed, Protocol):
@@ -62,3 +67,49 @@ class Lease:
                 bad = outlier.failed() if self.failed else outlier.answered(self.status)
                 if bad:
                     pool.eject(destination)
+
+
+class MeasuredLease(Lease):
+    """A lease that takes the time to the first byte, for pools whose balancing goes by it.
+
+    ``status`` is set when the head of the response is there: that is the moment.
+    """
+
+    __slots__ = ("_began", "_clock", "_status")
+
+    def __init__(
+        self, pool: Lender, destination: DestinationState, clock: Clock, head: ForwardedHead
+    ) -> None:
+        self._clock = clock
+        self._status = 0
+        # Content comes as fast as the client sends it: that says nothing of the destination.
+        plain = head.method in _WITHOUT_CONTENT and not head.content_length
+        self._began = clock.monotonic() if plain else None
+        super().__init__(pool, destination)
+
+    @property  # type: ignore[explicit-override]  # mypy does not see it on an accessor of a slot.
+    def status(self) -> int:
+        """The status that the destination answered with, 0 before."""
+        return self._status
+
+    @status.setter
+    def status(self, value: int) -> None:
+        self._status = value
+        if value:
+            self._measure(failed=False)
+
+    def _measure(self, *, failed: bool) -> None:
+        measure = self.destination.measure
+        if self._began is not None and measure is not None:
+            seconds, self._began = self._clock.monotonic() - self._began, None
+            if failed:
+                measure.fail(seconds)
+            else:
+                measure.observe(seconds)
+
+    @override
+    def release(self) -> None:
+        """Give it back; a second call does nothing."""
+        if self.failed and self.held:
+            self._measure(failed=True)
+        super().release()

@@ -16,7 +16,7 @@ from proxyroutes._state.ejection import Ejections
 from proxyroutes._state.events import Callback, Callbacks
 from proxyroutes._state.health import HealthReport, Watch, watch_key
 from proxyroutes._state.intervals import Intervals
-from proxyroutes._state.lease import Lease
+from proxyroutes._state.lease import Lease, MeasuredLease
 from proxyroutes._state.monitor import MonitorState
 from proxyroutes._state.ramps import Ramps
 from proxyroutes._state.rules import Rules
@@ -49,7 +49,6 @@ class PoolState:
         rules: Places, circuit and affinity; None for a pool that has none of them.
         budgets: What is left for further attempts.
         transforms: What it edits of every request and response, or None.
-        steps: What the request path has compiled ``transforms`` to, or None before that.
     """
 
     name: str
@@ -81,7 +80,6 @@ class PoolState:
     telemetry: Telemetry | None = None
     leases: int = 0
     _watched: dict[Watch, list[DestinationState]] = field(factory=dict)
-    steps: Any = None
     _panics: bool = False
     _closed: bool = False
     _tasks: set[asyncio.Task[None]] = field(factory=set)
@@ -95,7 +93,7 @@ class PoolState:
         self.ejections = Ejections(
             self.name, self.outliers, clock, self._spawn, self.refresh, self.tell
         )
-        self.ejections.bind(self.destinations)
+        self._begin_records()
         self.intervals = Intervals(
             clock, lambda: prober.interval, self._spawn, self._begin_interval
         )
@@ -157,11 +155,19 @@ class PoolState:
         for gone in known.values():
             self._part_with(gone)
             news.append(("removed", gone, "removed"))
-        self.ejections.bind(self.destinations)
+        self._begin_records()
         self.ejections.settle(self._members())
         self.refresh()
         for kind, destination, reason in news:
             self.tell(kind, destination, reason)
+
+    def _begin_records(self) -> None:
+        """What is known of exchanges begins with the first one; a pool that needs none of it pays nothing."""
+        self.ejections.bind(self.destinations)
+        measure = getattr(self.balancer, "measure", None)
+        if measure is not None:
+            for destination in self.destinations:
+                destination.measure = destination.measure or measure()
 
     def _welcome(self, destination: DestinationState) -> None:
         destination.came = True
@@ -206,11 +212,11 @@ class PoolState:
 
     def _forget(self, destination: DestinationState) -> None:
         """Nothing is left on it: its connections are of no use."""
-        # Not of the protocol: a transport that keeps no connections for each destination has nothing to forget.
-        forget = getattr(self.transport, "forget", None)
-        if forget is not None:
-            forget(destination)
-        self.websockets.forget(destination)
+        # Not of the protocols: what keeps no connections for each destination has nothing to forget.
+        for connections in (self.transport, self.websockets):
+            forget = getattr(connections, "forget", None)
+            if forget is not None:
+                forget(destination)
 
     def _members(self) -> list[DestinationState]:
         return [one for one in self.destinations if not one.draining]
@@ -288,6 +294,9 @@ class PoolState:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    # Copies that a mirror sends are the pool's too.
+    spawn = _spawn
+
     def judged(self, watch: Watch, before: HealthReport) -> None:
         """A check has come to another verdict, or gives another weight."""
         report = watch.report
@@ -351,7 +360,8 @@ class PoolState:
             available=available,
             healthy=destination.healthy,
             reason=reason,
-            latency=destination.latency,
+            latency=destination.probed,
+            first_byte=None if destination.measure is None else destination.latency,
             in_flight=destination.in_flight,
             requests=destination.requests,
             ejections=0 if outlier is None else outlier.ejections,
@@ -389,15 +399,28 @@ class PoolState:
             self._admit(chosen)
         else:
             chosen.requests += 1
-        return Lease(self, chosen)
+        return Lease(self, chosen) if chosen.measure is None else self._lend(chosen, head)
 
-    def hold(self, destination: DestinationState) -> Lease:
+    def _lend(self, destination: DestinationState, head: ForwardedHead) -> Lease:
+        if destination.measure is None:
+            return Lease(self, destination)
+        return MeasuredLease(self, destination, self.monitor.clock, head)
+
+    def peek(self, head: ForwardedHead) -> DestinationState | None:
+        """What ``lease`` would choose now, without holding it and without taking a turn; None if nothing is left."""
+        candidates = self.available
+        if len(candidates) < 2:
+            return candidates[0] if candidates else None
+        look = getattr(self.balancer, "peek", self.balancer.pick)
+        return cast("DestinationState", look(candidates, head))
+
+    def hold(self, destination: DestinationState, head: ForwardedHead) -> Lease:
         """Hold a destination that was chosen otherwise; see ``usable``."""
         destination.in_flight += 1
         self.in_flight += 1
         self.leases += 1
         self._admit(destination)
-        return Lease(self, destination)
+        return self._lend(destination, head)
 
     def usable(self, destination: DestinationState) -> bool:
         """Whether a destination may be asked, though another level may be the one that is used."""
@@ -406,6 +429,7 @@ class PoolState:
         return not (
             destination.healthy is False
             or destination.draining
+            or destination.joining
             or destination in self.ejections.out
             or destination.full
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, overload
 
 from attrs import evolve
@@ -17,6 +17,7 @@ from proxyroutes._state.events import Callback
 from proxyroutes._state.lease import Lease
 from proxyroutes._state.loops import LoopStates
 from proxyroutes._state.monitor import HealthMonitor
+from proxyroutes._state.on_error import read_on_error
 from proxyroutes._state.pool_state import PoolState
 from proxyroutes._state.rules import bind_rules, check_policies
 from proxyroutes._state.transforms import read_transforms
@@ -42,7 +43,7 @@ from proxyroutes.transports._telemetry import find_telemetry
 from proxyroutes.transports.asgi import BoundASGI
 from proxyroutes.transports.http1 import Http1Transport
 from proxyroutes.transports.websocket import BoundSessions, BoundWebSockets
-from proxyroutes.typing import Affinity, Balancing, Transport
+from proxyroutes.typing import Affinity, Balancing, ForwardedHead, Transport
 
 __all__ = ["DestinationState", "Lease", "PoolState", "UpstreamPool"]
 
@@ -63,6 +64,15 @@ def _to_destinations(values: Iterable[str | Destination]) -> tuple[Destination, 
 
 def _to_destination(value: str | Destination) -> Destination:
     return value if isinstance(value, Destination) else Destination(value)
+
+
+def _head_of(path: str, method: str, headers: Mapping[str, str] | None) -> ForwardedHead:
+    """A request's head as policies see it."""
+    fields = [
+        (name.lower().encode("latin-1"), value.encode("latin-1"))
+        for name, value in (headers or {}).items()
+    ]
+    return ForwardedHead(method.encode("ascii"), path.encode("ascii"), fields, None, None)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
@@ -113,9 +123,11 @@ class UpstreamPool:
         request_filters: Filters of the content of its requests, after those of the route.
         response_filters: Filters of the content of its responses, before those of the route.
         tls: How TLS is spoken with ``https`` destinations; None verifies against the system's certificates.
+        on_error: Handlers of the failures of requests that asked this pool; see ``Proxy.on_error``.
 
     Raises:
-        TypeError: If ``destinations`` is a lone string, or a rule is of another kind.
+        TypeError: If ``destinations`` is a lone string, a rule is of another kind, or ``on_error`` is not made of
+            handlers.
         ValueError: If there is no destination, one is repeated, or a keyword is not in this release.
     """
 
@@ -143,6 +155,7 @@ class UpstreamPool:
         panic: bool = False,
         transport: Transport | None = None,
         tls: TLS | None = None,
+        on_error: Any = None,
     ) -> None:
         self.name = name
         self._recipes: dict[Place, Destination] = {}
@@ -174,6 +187,7 @@ class UpstreamPool:
         self.timeouts = timeouts
         self.transport: Transport = transport or Http1Transport()
         self.tls = tls
+        self.on_error = read_on_error(on_error)
         self._on_change: list[Callback] = []
         self._states: LoopStates[PoolState] = LoopStates()
         self._latest: PoolState | None = None
@@ -481,6 +495,50 @@ class UpstreamPool:
     def states(self) -> list[PoolState]:
         """The states that are open, on every loop; none is opened by asking."""
         return self._states.all()
+
+    # Choices.
+
+    def pick(
+        self, path: str = "/", *, method: str = "GET", headers: Mapping[str, str] | None = None
+    ) -> Destination:
+        """Choose a destination as for a request, without sending one: for clients of your own.
+
+        It takes a turn and counts as a request, against ``max_requests`` too, and affinity is kept. Nothing is held afterwards, so that what is
+        in flight there, and how it ends, is not known.
+
+        Args:
+            path: Path and query that policies see.
+            method: The method that they see.
+            headers: The fields that they see, such as the one that a ``ConsistentHash`` goes by.
+
+        Raises:
+            NoDestinationError: If nothing is available.
+            RuntimeError: Outside of a running loop.
+        """
+        state = self.state()
+        head = _head_of(path, method, headers)
+        lease = state.lease(head) if state.rules is None else state.rules.lease(state, head)
+        lease.release()
+        return lease.destination.recipe
+
+    def peek(
+        self, path: str = "/", *, method: str = "GET", headers: Mapping[str, str] | None = None
+    ) -> Destination | None:
+        """The destination that ``pick`` would choose next, without taking a turn; None if nothing is available.
+
+        Policies that draw at random draw anew each time.
+
+        Args:
+            path: Path and query that policies see.
+            method: The method that they see.
+            headers: The fields that they see.
+
+        Raises:
+            RuntimeError: Outside of a running loop.
+        """
+        state, head = self.state(), _head_of(path, method, headers)
+        found = state.peek(head) if state.rules is None else state.rules.peek(state, head)
+        return None if found is None else found.recipe
 
     async def first_round(self) -> None:
         """Wait until each destination that is probed has its first result on the running loop."""

@@ -76,8 +76,12 @@ class Selecting(Protocol):
         """Whether a destination may be asked, whatever its level."""
         ...
 
-    def hold(self, destination: DestinationState) -> Lease:
+    def hold(self, destination: DestinationState, head: ForwardedHead) -> Lease:
         """A lease on this one."""
+        ...
+
+    def peek(self, head: ForwardedHead) -> DestinationState | None:
+        """What the balancing would choose now."""
         ...
 
     def lease(self, head: ForwardedHead, tried: Sequence[DestinationState] = ()) -> Lease:
@@ -103,9 +107,9 @@ class Rules:
         self,
         pool: Selecting,
         head: ForwardedHead,
-        tried: Sequence[DestinationState],
+        tried: Sequence[DestinationState] = (),
         *,
-        again: bool,
+        again: bool = False,
     ) -> Lease:
         """Choose by affinity first.
 
@@ -124,7 +128,7 @@ class Rules:
             return pool.lease(head, tried)
         home = cast("DestinationState", found)
         if pool.usable(home) and (home not in tried or (again and affinity.rejects)):
-            return pool.hold(home)
+            return pool.hold(home, head)
         if affinity.rejects and not home.draining:
             raise NoDestinationError(
                 f"the destination that the client belongs to is not available: {home.origin}",
@@ -132,8 +136,22 @@ class Rules:
             )
         other = cast("DestinationState | None", affinity.find_another(pool.available, head))
         if other is not None and other not in tried:
-            return pool.hold(other)
+            return pool.hold(other, head)
         return pool.lease(head, tried)
+
+    def peek(self, pool: Selecting, head: ForwardedHead) -> DestinationState | None:
+        """What ``lease`` would choose now; None if nothing is left, or affinity allows nothing else."""
+        affinity = self.affinity
+        home = affinity.find(pool.destinations, head) if affinity and pool.destinations else None
+        if affinity is None or home is None:
+            return pool.peek(head)
+        found = cast("DestinationState", home)
+        if pool.usable(found):
+            return found
+        if affinity.rejects and not found.draining:
+            return None
+        other = cast("DestinationState | None", affinity.find_another(pool.available, head))
+        return other or pool.peek(head)
 
     def fields(
         self, pool: Selecting, head: ForwardedHead, destination: DestinationState

@@ -18,7 +18,6 @@ from proxyroutes.typing import Balancer, Candidate, Clock, ForwardedHead, Random
 
 __all__ = [
     "FirstAvailable",
-    "LeastLatency",
     "LeastRequests",
     "PowerOfTwoChoices",
     "Random",
@@ -45,7 +44,7 @@ def _drawn(sums: list[float], random: RandomSource) -> int:
     return bisect.bisect_right(sums, random.random() * sums[-1], 0, len(sums) - 1)
 
 
-def _some(candidates: Sequence[Candidate], random: RandomSource) -> Sequence[Candidate]:
+def some_of(candidates: Sequence[Candidate], random: RandomSource) -> Sequence[Candidate]:
     """All of them, or so many drawn at random."""
     count = len(candidates)
     if count <= MOST_COMPARED:
@@ -54,7 +53,9 @@ def _some(candidates: Sequence[Candidate], random: RandomSource) -> Sequence[Can
     return [candidates[int(draw() * count)] for _ in range(MOST_COMPARED)]
 
 
-def _least(candidates: Sequence[Candidate], costs: list[float], random: RandomSource) -> Candidate:
+def least_of(
+    candidates: Sequence[Candidate], costs: list[float], random: RandomSource
+) -> Candidate:
     """One of those that cost least, each as likely as the next."""
     least = min(costs)
     place = costs.index(least)
@@ -260,44 +261,13 @@ class _LeastRequestsBalancer:
         if candidates is not self._known:
             self._known = candidates
             self._uneven = _uneven(candidates)
-        some = _some(candidates, self._random)
+        some = some_of(candidates, self._random)
         if not self._uneven:
-            return _least(some, [one.in_flight for one in some], self._random)
+            return least_of(some, [one.in_flight for one in some], self._random)
         # The first of exponential waiting times is each one with the share of its rate.
         draw = self._random.random
         costs = [(one.in_flight - math.log(1.0 - draw())) / one.weight for one in some]
         return some[costs.index(min(costs))]
-
-
-@frozen
-class LeastLatency:
-    """Ask the destination that answers its probes fastest, times what is in flight there, for its weight.
-
-    It needs a health check, whose probes are what is measured: without one it is ``LeastRequests``. One that was not
-    measured yet counts as fast as the fastest. Of more than 32 destinations, 32 are drawn at random and compared.
-    """
-
-    def bind(self, *, clock: Clock, random: RandomSource) -> Balancer:
-        """Make the balancer of one pool."""
-        del clock
-        return _LeastLatencyBalancer(random)
-
-
-@define(eq=False)
-class _LeastLatencyBalancer:
-    _random: RandomSource
-
-    def pick(self, candidates: Sequence[Candidate], head: ForwardedHead, /) -> Candidate:
-        del head
-        some = _some(candidates, self._random)
-        latencies = [one.latency for one in some]
-        fastest = min([one for one in latencies if one is not None], default=1.0)
-        costs = [
-            # One more than what is in flight, so that latency and weight count while idle.
-            (fastest if latency is None else latency) * (one.in_flight + 1) / one.weight
-            for one, latency in zip(some, latencies, strict=True)
-        ]
-        return _least(some, costs, self._random)
 
 
 @frozen
@@ -323,7 +293,8 @@ class _FirstAvailableBalancer:
         del head
         if candidates is not self._known:
             self._known = candidates
-            self._factors = [one.factor for one in candidates]
+            # Not every candidate of a test or of another library has one.
+            self._factors = [getattr(one, "factor", 1.0) for one in candidates]
         for place, factor in enumerate(self._factors):
             if factor >= 1.0 or self._random.random() < factor:
                 return candidates[place]

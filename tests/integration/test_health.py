@@ -6,7 +6,8 @@ import socket
 import pytest
 
 from proxyroutes import HealthCheck, HealthMonitor, Proxy, UpstreamPool
-from proxyroutes.testing import ScriptedOrigin, run_gateway
+from proxyroutes.policies import LeastLatency
+from proxyroutes.testing import ManualClock, ScriptedOrigin, run_gateway
 from tests.integration.support import OK, RawClient, eventually, refusing_destination
 
 pytestmark = pytest.mark.requirement("R-25", "R-26")
@@ -20,10 +21,10 @@ async def answers(reader, writer):
         writer.write(OK)
 
 
-def gateway_of(*urls, health=QUICK):
+def gateway_of(*urls, health=QUICK, **keywords):
     """A gateway alone with one checked pool."""
     proxy = Proxy(monitor=HealthMonitor(interval=60.0))
-    pool = UpstreamPool("p", urls, health=health)
+    pool = UpstreamPool("p", urls, health=health, **keywords)
 
     @proxy.route("/<path>", upstream=pool)
     async def api() -> None: ...
@@ -39,6 +40,7 @@ async def ask(port):
     return reply.status, reply.get("retry-after")
 
 
+@pytest.mark.requirement("R-29")
 async def test_what_is_down_at_start_is_never_asked():
     """The first round is over before the gateway serves: no request meets a cold pool."""
     with refusing_destination() as down:
@@ -53,6 +55,7 @@ async def test_what_is_down_at_start_is_never_asked():
     assert second.latency
 
 
+@pytest.mark.requirement("R-30")
 async def test_with_nothing_well_it_is_503_at_once():
     """And the client is told when to come again."""
     with refusing_destination() as down:
@@ -98,6 +101,7 @@ async def eventually_asked(port, pool, before):
     pytest.fail("it was never asked again")
 
 
+@pytest.mark.requirement("R-29")
 async def test_a_lazy_start_does_not_wait():
     """Unknown counts as available."""
     async with ScriptedOrigin(answers) as origin:
@@ -198,3 +202,31 @@ async def test_twenty_pools_over_one_origin_probe_once_an_interval():
                 await pool.leave()
 
     assert 2 == probes(origin)
+
+
+async def test_the_faster_one_is_asked_without_a_check():
+    """Its first bytes are what counts; time passes when the slow one answers."""
+    clock = ManualClock()
+
+    async def slow(reader, writer):
+        while True:
+            await reader.readuntil(b"\r\n\r\n")
+            await clock.advance(0.1)
+            writer.write(OK)
+
+    async with ScriptedOrigin(slow) as far, ScriptedOrigin(answers) as near:
+        app, pool = gateway_of(
+            far.url,
+            near.url,
+            health=None,
+            balancing=LeastLatency(),
+            monitor=HealthMonitor(clock=clock),
+        )
+        async with run_gateway(app) as gateway:
+            for _ in range(20):
+                assert 200 == (await ask(gateway.port))[0]
+            first, second = pool.status()
+
+    assert first.requests <= 1
+    assert 20 == first.requests + second.requests
+    assert 0.0 == second.first_byte

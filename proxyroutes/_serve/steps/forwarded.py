@@ -5,6 +5,7 @@ Hop-by-hop and forwarding fields are gone before anybody sees it. Every edit is 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote_plus, unquote_plus
@@ -13,11 +14,21 @@ from typing_extensions import override
 
 from proxyroutes._serve.fields import check_edit
 from proxyroutes._serve.guard import check_host, check_method, check_target
-from proxyroutes.exceptions import ClientRequestError
-from proxyroutes.typing import Field, Fields, ForwardedHead
+from proxyroutes._serve.match import Found, path_parameters
+from proxyroutes.exceptions import ClientRequestError, EditError
+from proxyroutes.typing import Field, Fields, ForwardedHead, Scope
 
-__all__ = ["ForwardedQuery", "ForwardedRequest", "RequestFields", "edit_field"]
+__all__ = [
+    "ForwardedQuery",
+    "ForwardedRequest",
+    "RequestFields",
+    "edit_field",
+    "forwarded_request",
+    "refuse_edit",
+    "same_field",
+]
 
+_PACKAGE = "proxyroutes."
 _OURS = frozenset(
     {
         b"connection",
@@ -32,16 +43,36 @@ _OURS = frozenset(
 )
 
 
+def refuse_edit(problem: str) -> EditError:
+    """The error of an edit, with the line outside of this package that made it."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(_PACKAGE):
+        frame = frame.f_back
+    location = "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    return EditError(problem, location=location)
+
+
 def edit_field(name: str, value: str) -> Field:
     """Check and encode a request field that the application sets.
 
     Raises:
-        ValueError: If it is no field, or one that the gateway makes itself.
+        EditError: If it is no field, or one that the gateway makes itself.
     """
-    field = check_edit(name, value)
+    try:
+        field = check_edit(name, value)
+    except ValueError as error:
+        raise refuse_edit(str(error)) from error
     if field[0] in _OURS:
-        raise ValueError(f"{name!r} belongs to the connection and is made by the gateway")
+        raise refuse_edit(f"{name!r} belongs to the connection and is made by the gateway")
     return field
+
+
+def same_field(name: bytes, known: bytes) -> bool:
+    """Whether a field that the client sent may be read as the one that the application sets.
+
+    Many applications read ``X_User`` and ``X-User`` as one variable.
+    """
+    return known == name or (b"_" in known and known.replace(b"_", b"-") == name)
 
 
 class RequestFields:
@@ -71,17 +102,17 @@ class RequestFields:
         return [value.decode("latin-1") for known, value in self._head.fields if known == wanted]
 
     def set(self, name: str, value: str) -> None:
-        """Write one field instead of what is there.
+        """Write one field instead of what is there, which is deleted first, in either spelling of its name.
 
         Raises:
-            ValueError: If it is no field, or one that the gateway makes itself.
+            EditError: If it is no field, or one that the gateway makes itself.
         """
         field = edit_field(name, value)
         if field[0] == b"host":
             self._head.host = _host(field[1])
             return
         fields = self._head.fields
-        places = [place for place, known in enumerate(fields) if known[0] == field[0]]
+        places = [place for place, known in enumerate(fields) if same_field(field[0], known[0])]
         if not places:
             fields.append(field)
             return
@@ -93,11 +124,11 @@ class RequestFields:
         """Append a field.
 
         Raises:
-            ValueError: If it is no field, or one that there is only one of or that the gateway makes itself.
+            EditError: If it is no field, or one that there is only one of or that the gateway makes itself.
         """
         field = edit_field(name, value)
         if field[0] == b"host":
-            raise ValueError("there is only one Host: set it")
+            raise refuse_edit("there is only one Host: set it")
         self._head.fields.append(field)
 
     def remove(self, name: str) -> None:
@@ -135,7 +166,7 @@ def _host(value: bytes) -> bytes:
     try:
         check_host(value)
     except ClientRequestError as error:
-        raise ValueError(f"not a host and a port: {value!r}") from error
+        raise refuse_edit(f"not a host and a port: {value!r}") from error
     return value
 
 
@@ -224,7 +255,7 @@ class ForwardedRequest:
 
     @property
     def method(self) -> str:
-        """The method; setting CONNECT, TRACE or what is no token raises ``ValueError``."""
+        """The method; setting CONNECT, TRACE or what is no token raises ``EditError``."""
         return self._head.method.decode("ascii")
 
     @method.setter
@@ -232,12 +263,12 @@ class ForwardedRequest:
         try:
             check_method(value)
         except ClientRequestError as error:
-            raise ValueError(f"not a method that can be forwarded: {value!r}") from error
+            raise refuse_edit(f"not a method that can be forwarded: {value!r}") from error
         self._head.method = value.encode("ascii")
 
     @property
     def path(self) -> str:
-        """The raw, percent-encoded path; setting one that could be read in two ways raises ``ValueError``."""
+        """The raw, percent-encoded path; setting one that could be read in two ways raises ``EditError``."""
         return self._head.target.partition(b"?")[0].decode("ascii")
 
     @path.setter
@@ -258,9 +289,24 @@ class ForwardedRequest:
             raw_path, raw_query = path.encode("ascii"), query.encode("ascii")
             check_target(raw_path, raw_query)
         except (UnicodeEncodeError, ClientRequestError) as error:
-            raise ValueError(f"not a target that can be forwarded: {path!r} {query!r}") from error
+            raise refuse_edit(f"not a target that can be forwarded: {path!r} {query!r}") from error
         if b"?" in raw_path:
-            raise ValueError(
+            raise refuse_edit(
                 f"a path has no question mark: set query_string, or write %3F: {path!r}"
             )
         self._head.target = raw_path + b"?" + raw_query if raw_query else raw_path
+
+
+def forwarded_request(scope: Scope, found: Found, head: ForwardedHead) -> ForwardedRequest:
+    """The request with this head as the application sees it."""
+    client = scope.get("client")
+    return ForwardedRequest(
+        head,
+        route=found.plan.name,
+        client=tuple(client) if client else None,
+        scheme=scope.get("scheme", "http"),
+        path_params=path_parameters(found),
+        received_host=next(
+            (value for name, value in scope["headers"] if name == b"host"), b""
+        ).decode("latin-1"),
+    )
