@@ -10,9 +10,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from proxyroutes._build.defaults import Defaults
-from proxyroutes._build.transforms import forwarding_edits, make_hop
 from proxyroutes._build.overrides import FieldValues, write_overrides
 from proxyroutes._build.responses import GoneResponse, RelayResponse, answer_by_default
+from proxyroutes._build.transforms import forwarding_edits, make_hop
 from proxyroutes._serve.body import BufferedBody, IteratedBody
 from proxyroutes._serve.exchange import ClientLeft, Exchange
 from proxyroutes._serve.fields import FIELD_ACTIONS, ReceivedFields
@@ -111,8 +111,8 @@ def imperative_plan(defaults: Defaults) -> Plan:
         observers=defaults.observers,
         speaks=True,
         plain=False,
-        steps=Steps(request_edits=edits) if edits else None,
         last_on_error=defaults.on_error,
+        steps=Steps(request_edits=edits) if edits else None,
     )
 
 

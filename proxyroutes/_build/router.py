@@ -66,13 +66,12 @@ class _Located:
 class GatewayRouter(APIRouter):
     """The router that ``build_router()`` gives: its routes are found by one compiled index."""
 
-    def __init__(
-        self, index: RouteIndex, sessions: RouteIndex, find_pool: FindPool, **options: Any
-    ) -> None:
+    def __init__(self, compiled: Compiled, find_pool: FindPool, **options: Any) -> None:
         super().__init__(**options)
         self.find_pool = find_pool
-        self._index = index
-        self._sessions = sessions
+        self.compiled = compiled
+        self._index = compiled.index
+        self._sessions = compiled.sessions
         self._prefixes: dict[str, Template] = {}
         self._own: tuple[ProxyRoute, ...] = ()
         self._by_plan: dict[Plan, ProxyRoute] = {}
@@ -249,7 +248,7 @@ def make_router(compiled: Compiled, options: dict[str, Any], find_pool: FindPool
         )
         options.pop("route_class")
     options["prefix"] = _read_prefix(options.get("prefix", ""), problems)
-    router = GatewayRouter(compiled.index, compiled.sessions, find_pool, **options)
+    router = GatewayRouter(compiled, find_pool, **options)
     own: list[ProxyRoute] = []
     for spec, plan, template in compiled.routes:
         try:

@@ -220,11 +220,11 @@ class RouteGroup:
         for name, value in given.items():
             if value is UNSET:
                 continue
-            if name in _STACKED:
+            if name == "on_error":
+                # The nearest one is asked first, and the others where it has no answer; None drops them.
+                merged[name] = None if value is None else (value, merged.get(name))
+            elif name in _STACKED:
                 merged[name] = () if value is None else (*merged.get(name, ()), value)
-            elif name == "on_error":
-                # The nearest one is asked first, and the others where it has no answer.
-                merged[name] = (value, merged.get(name))
             elif name not in _JOINED:
                 merged[name] = value
             elif (problem := _lone(name, value)) is not None:

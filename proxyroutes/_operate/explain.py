@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
@@ -50,8 +50,6 @@ from proxyroutes.typing import ForwardedHead, Scope
 __all__ = ["HeaderValues", "explain", "explain_scope", "make_scope"]
 
 HeaderValues = Mapping[str, str] | Iterable[tuple[str, str]]
-
-_PROVIDED = "proxyroutes."
 
 
 def explain(compiled: Compiled, method: str, url: str, headers: HeaderValues) -> Explanation:
@@ -116,7 +114,7 @@ def explain_scope(
     url: str,
     *,
     prefix: str = "",
-    dependencies: Sequence[str] = (),
+    dependencies: Callable[[Plan], Sequence[str]] | None = None,
 ) -> Explanation:
     """Say what a compiled proxy would do with a request.
 
@@ -125,7 +123,7 @@ def explain_scope(
         scope: The request.
         url: As it was given.
         prefix: The prefix of the router and its inclusions.
-        dependencies: Names of what FastAPI solves first, if that is known better than from the declaration.
+        dependencies: Gives the names of what FastAPI solves first, where more is known than the declaration says.
     """
     session = scope["type"] == "websocket"
     declared: list[_Declared]
@@ -149,7 +147,7 @@ def explain_scope(
         route=found.plan.name,
         path=prefix + found.plan.template,
         location=chosen.spec.facts.location,
-        notes=tuple(_notes(chosen, dependencies)),
+        notes=tuple(_notes(chosen, [] if dependencies is None else dependencies(found.plan))),
     )
     return _explain_found(named, found, scope)
 

@@ -18,7 +18,7 @@ from proxyroutes._serve.plan import Plan
 from proxyroutes._serve.relay import Answer
 from proxyroutes._serve.steps.answering import answer_failure
 from proxyroutes._serve.steps.further import Further, attempts_by_rules, end_attempt
-from proxyroutes._serve.steps.messages import outgoing
+from proxyroutes._serve.steps.messages import begin, outgoing
 from proxyroutes._serve.steps.protocols import Split, Steps
 from proxyroutes._serve.steps.replay import ReplayedBody, begin_again, replayed
 from proxyroutes._state.budgets import TRUST
@@ -202,7 +202,7 @@ async def ask(
         for admission in steps.admissions:
             await admission(exchange, plan, found, head)
         if steps.mirror is not None:
-            shadow = steps.mirror.copy(exchange, head, body)
+            shadow = steps.mirror.copy(exchange, plan, head, body)
             body = body if shadow is None else shadow.body
     if steps is not None or state.transforms is not None:
         head, body = outgoing(exchange, plan, state, head, body)
@@ -210,7 +210,7 @@ async def ask(
     answer = await (asking if shadow is None else shadow.follow(asking))
     answer.prepare(plan, found)
     if answer.filtered is not None:
-        await answer.begin()
+        await begin(answer)
     return answer
 
 

@@ -49,7 +49,6 @@ class PoolState:
         rules: Places, circuit and affinity; None for a pool that has none of them.
         budgets: What is left for further attempts.
         transforms: What it edits of every request and response, or None.
-        steps: What the request path has compiled ``transforms`` to, or None before that.
     """
 
     name: str
@@ -81,7 +80,6 @@ class PoolState:
     telemetry: Telemetry | None = None
     leases: int = 0
     _watched: dict[Watch, list[DestinationState]] = field(factory=dict)
-    steps: Any = None
     _panics: bool = False
     _closed: bool = False
     _tasks: set[asyncio.Task[None]] = field(factory=set)
@@ -435,14 +433,6 @@ class PoolState:
             or destination in self.ejections.out
             or destination.full
         )
-
-    def peek(self, head: ForwardedHead) -> DestinationState | None:
-        """What ``lease`` would choose now, without holding it and without taking a turn; None if nothing is left."""
-        candidates = self.available
-        if len(candidates) < 2:
-            return candidates[0] if candidates else None
-        look = getattr(self.balancer, "peek", self.balancer.pick)
-        return cast("DestinationState", look(candidates, head))
 
     def _pick_another(
         self, head: ForwardedHead, tried: Sequence[DestinationState]

@@ -66,6 +66,9 @@ async def choose_answer(
 ) -> Raw | ASGIApp:
     """What answers a failure: status, fields and body, or an application such as a response of Starlette."""
     view: ForwardedRequest | None = None
+    if error.status_code < 400:
+        # What the gateway answers itself, as the last one to be asked, is no failure.
+        return problem(error, scope)
     for handler in handlers:
         if not isinstance(error, handler.kind):
             continue

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from proxyroutes import Proxy
 from proxyroutes._serve.head import make_head, read_request
 from proxyroutes._serve.match import split_path
-from proxyroutes._serve.steps.edits import compile_headers, compile_query
+from proxyroutes._state.transforms import compile_headers, compile_query
 from proxyroutes.exceptions import ClientRequestError
 from proxyroutes.settings import HeaderRules, QueryRules
 from tests.unit.serve.scripted import make_scope, stub
