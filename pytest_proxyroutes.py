@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import httpx
 
     from proxyroutes import Proxy, UpstreamPool
-    from proxyroutes.testing import ManualClock, RecordingUpstream
+    from proxyroutes.testing import FaultyOrigin, ManualClock, RecordingUpstream
     from proxyroutes.typing import ASGIApp, Transport
 
     Client = contextlib.AbstractAsyncContextManager[httpx.AsyncClient]
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 __all__ = [
     "proxy_client",
     "proxy_clock",
+    "proxy_faulty_origin",
     "proxy_gateway",
+    "proxy_no_retries",
     "proxy_replace",
     "proxy_respx",
     "proxy_upstream",
@@ -48,6 +50,14 @@ def proxy_upstream() -> RecordingUpstream:
     from proxyroutes.testing import RecordingUpstream  # noqa: PLC0415 - see above
 
     return RecordingUpstream()
+
+
+@pytest.fixture
+def proxy_faulty_origin() -> type[FaultyOrigin]:
+    """An origin on a socket that fails as told: use it in ``async with``."""
+    from proxyroutes.testing import FaultyOrigin  # noqa: PLC0415 - see above
+
+    return FaultyOrigin
 
 
 @pytest.fixture
@@ -77,6 +87,19 @@ def proxy_replace() -> Iterator[Callable[[Proxy | UpstreamPool, Transport | ASGI
             stack.enter_context(replaced_transport(place, instead))
 
         yield replace
+
+
+@pytest.fixture
+def proxy_no_retries() -> Iterator[Callable[[Proxy | UpstreamPool], None]]:
+    """``proxy_no_retries(proxy)``: its pools try nothing again until the test ends."""
+    from proxyroutes.testing import without_retries  # noqa: PLC0415 - see above
+
+    with contextlib.ExitStack() as stack:
+
+        def turn_off(place: Any) -> None:
+            stack.enter_context(without_retries(place))
+
+        yield turn_off
 
 
 @pytest.fixture

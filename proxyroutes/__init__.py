@@ -8,6 +8,7 @@ from proxyroutes._serve.session import Session
 from proxyroutes._serve.steps.forwarded import ForwardedRequest
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import BuildError, GatewayError, ProxyRoutesError
+from proxyroutes.policies.rates import RateLimit
 from proxyroutes.policies.retries import Retry
 from proxyroutes.proxy import Proxy
 from proxyroutes.settings import Destination, HealthCheck, Limits, Match, Timeouts
@@ -25,6 +26,7 @@ __all__ = [
     "Match",
     "Proxy",
     "ProxyRoutesError",
+    "RateLimit",
     "RelayResponse",
     "Retry",
     "Session",

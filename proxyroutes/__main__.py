@@ -4,25 +4,42 @@ What only ``proxyroutes[standard]`` installs is imported when it is used, so tha
 """
 
 import asyncio
-import difflib
-import importlib
-import inspect
+import json
 import os
-import pkgutil
 import sys
-import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
+import httpx
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Router
 
 from proxyroutes import __version__
+from proxyroutes._build.app import GatewayApp
+from proxyroutes._operate.checks import (
+    Finding,
+    check_app,
+    check_compiled,
+    check_pools,
+    find_unused_pools,
+    to_findings,
+)
 from proxyroutes._operate.demo import check_demo, report, run_demo
-from proxyroutes._operate.routes_table import Table, route_table
-from proxyroutes.exceptions import BuildError
+from proxyroutes._operate.differences import compare, read_rows
+from proxyroutes._operate.explain import make_scope
+from proxyroutes._operate.inclusions import explain_app, find_gateways
+from proxyroutes._operate.places import Place, PlaceError, load
+from proxyroutes._operate.routes_table import Table, route_rows, route_table
+from proxyroutes._operate.server import app_of, serve
+from proxyroutes._operate.top import StatusError, fetch_snapshot, head_line, tables, watch
+from proxyroutes._state.pools import UpstreamPool
+from proxyroutes.exceptions import BuildError, DeclarationError
 from proxyroutes.proxy import Proxy
+
+if TYPE_CHECKING:
+    import typer
 
 __all__ = ["main"]
 
@@ -55,7 +72,7 @@ def _fail(message: str, *, status: int) -> NoReturn:
 def _make_app() -> Callable[..., Any]:
     import typer  # noqa: PLC0415 - an extra
 
-    app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+    app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
     def show_version(asked: bool) -> None:
         if asked:
@@ -87,19 +104,113 @@ def _make_app() -> Callable[..., Any]:
         """Run a gateway over two upstreams, all of them here on loopback, until Ctrl-C."""
         _demo(check=check, port=port)
 
+    _add_questions(app)
+    _add_servers(app)
+    return app
+
+
+def _place() -> Any:
+    import typer  # noqa: PLC0415 - an extra
+
+    return typer.Argument(
+        metavar="MODULE:ATTR", help="A Proxy, an app, or a function that makes one."
+    )
+
+
+def _headers() -> Any:
+    import typer  # noqa: PLC0415 - an extra
+
+    return typer.Option("--header", "-H", metavar="'NAME: VALUE'", help="A field; repeatable.")
+
+
+def _add_questions(app: "typer.Typer") -> None:
+    """The commands that look at declarations and send nothing."""
+    import typer  # noqa: PLC0415 - an extra
+
+    as_json: Any = typer.Option("--json", help="Print JSON.")
+
     @app.command()
-    def routes(
-        place: Annotated[
+    def routes(place: Annotated[str, _place()], *, json: Annotated[bool, as_json] = False) -> None:
+        """Print the compiled route table, in the order in which routes are matched."""
+        _routes(place, as_json=json)
+
+    @app.command()
+    def check(
+        place: Annotated[str, _place()],
+        *,
+        strict: Annotated[
+            bool, typer.Option("--strict", help="Warnings count as errors.")
+        ] = False,
+    ) -> None:
+        """Look for what is wrong or doubtful in the route table; exit with 1 where there are errors."""
+        _check(place, strict=strict)
+
+    @app.command()
+    def explain(
+        place: Annotated[str, _place()],
+        method: Annotated[str, typer.Argument(metavar="METHOD")],
+        url: Annotated[
+            str, typer.Argument(metavar="URL", help="A path with its query, or a whole URL.")
+        ],
+        *,
+        header: Annotated[list[str] | None, _headers()] = None,
+        json: Annotated[bool, as_json] = False,
+    ) -> None:
+        """Say what would be done with a request, and why; nothing is sent."""
+        _explain(place, method, url, header or (), as_json=json)
+
+    @app.command()
+    def diff(
+        old: Annotated[
             str,
             typer.Argument(
-                metavar="MODULE:ATTR", help="A Proxy, an app, or a function that makes one."
+                metavar="OLD", help="MODULE:ATTR, or a .json file of 'proxyroutes routes --json'."
             ),
         ],
+        new: Annotated[str, typer.Argument(metavar="NEW", help="The same.")],
     ) -> None:
-        """Print the compiled route table, in the order in which routes are matched."""
-        _routes(place)
+        """Print what has changed from one route table to another; exit with 1 where something has."""
+        _diff(old, new)
 
-    return app
+
+def _add_servers(app: "typer.Typer") -> None:
+    """The commands that serve, or look at what serves."""
+    import typer  # noqa: PLC0415 - an extra
+
+    @app.command()
+    def run(
+        place: Annotated[str, _place()],
+        *,
+        host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+        port: Annotated[
+            int, typer.Option(min=0, max=65_535, help="The TCP port; 0 is a free one.")
+        ] = 8000,
+        trusted: Annotated[
+            str,
+            typer.Option(
+                metavar="ADDRESSES",
+                help="Proxies in front whose X-Forwarded-* fields are believed, commas between.",
+            ),
+        ] = "",
+        grace: Annotated[
+            float, typer.Option(min=0.0, help="Seconds that running requests have at the end.")
+        ] = 10.0,
+    ) -> None:
+        """Serve a gateway with uvicorn until Ctrl-C; a Proxy needs no app of its own."""
+        _run(place, host=host, port=port, trusted=trusted, grace=grace)
+
+    @app.command()
+    def top(
+        url: Annotated[
+            str, typer.Argument(metavar="URL", help="What the status router is included under.")
+        ],
+        *,
+        header: Annotated[list[str] | None, _headers()] = None,
+        interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
+        once: Annotated[bool, typer.Option("--once", help="Print one look and exit.")] = False,
+    ) -> None:
+        """Show the numbers of a running gateway's status page, live."""
+        _top(url, header or (), interval=interval, once=once)
 
 
 def _print_table(table: Table) -> None:
@@ -146,134 +257,187 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
-# routes
+# What a place names
 
 
-class _PlaceError(Exception):
-    """The place does not name what is meant; the text says what would."""
-
-
-def _routes(place: str) -> None:
+def _load(place: str, *more: type[Any]) -> Place:
     try:
-        found = _find_routes(place)
-        table = route_table(found)
-    except _PlaceError as error:
+        return load(place, (Proxy, Starlette, Router, *more))
+    except PlaceError as error:
         _fail(str(error), status=2)
-    except BuildError as error:
-        _fail(str(error), status=1)
-    else:
-        if not table.rows:
-            _fail(
-                f"{place} has no gateway route: declare one, and include proxy.build_router() in the app",
-                status=1,
-            )
-        _print_table(table)
+
+
+def _routes_of(value: Any) -> Sequence[BaseRoute]:
+    return value.build_router().routes if isinstance(value, Proxy) else list(value.routes)
 
 
 def _find_routes(place: str) -> Sequence[BaseRoute]:
-    module_name, _, attribute = place.partition(":")
-    if not module_name or not attribute or module_name.endswith(".py"):
-        raise _PlaceError(f"write MODULE:ATTR, such as {_likely_place(place)}, not {place!r}")
-    sys.path.insert(0, os.getcwd())  # noqa: PTH109 - sys.path has strings
-    module = _run_user_code(lambda: _import(module_name))
-    value = _find_attribute(module, attribute)
-    if not isinstance(value, Proxy | Starlette | Router):
-        value = _call_factory(value, place)
-    if isinstance(value, Proxy):
-        return value.build_router().routes
-    return list(value.routes)
+    """The routes of what a place names.
 
-
-def _likely_place(place: str) -> str:
-    module_name, _, attribute = place.partition(":")
-    name = module_name.removesuffix(".py").strip("./").replace("/", ".")
-    if not attribute and name == module_name:
-        name, _, attribute = name.rpartition(".") if "." in name else (name, "", "")
-    return f"{name or 'gateway'}:{attribute or 'app'}"
-
-
-def _run_user_code(run: Callable[[], Any]) -> Any:
-    """Run what is not ours; its failure is shown without our own lines."""
+    Raises:
+        SystemExit: If there are none.
+    """
     try:
-        return run()
-    except (_PlaceError, BuildError):
-        raise
-    except Exception as error:
-        frames = error.__traceback__
-        while frames is not None and frames.tb_frame.f_code.co_filename in _OUR_FRAMES:
-            frames = frames.tb_next
-        traceback.print_exception(error.with_traceback(frames))
-        raise SystemExit(1) from error
-
-
-_OUR_FRAMES = frozenset(
-    {
-        __file__,
-        importlib.__file__,
-        "<frozen importlib._bootstrap>",
-        "<frozen importlib._bootstrap_external>",
-    }
-)
-
-
-def _import(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        missing = error.name or ""
-        if name != missing and not name.startswith(f"{missing}."):
-            raise
-        parent, _, last = missing.rpartition(".")
-        where = f"package {parent!r}" if parent else "the current directory and on sys.path"
-        # Of top-level modules only those are likely that are here.
-        search = getattr(sys.modules[parent], "__path__", ()) if parent else [sys.path[0]]
-        known = [module.name for module in pkgutil.iter_modules(search)]
-        close = difflib.get_close_matches(last, known, n=1, cutoff=0.5)
-        hint = f"; did you mean {'.'.join(filter(None, (parent, close[0])))!r}?" if close else ""
-        raise _PlaceError(f"no module {missing!r} in {where}{hint}") from error
-
-
-def _find_attribute(module: ModuleType, path: str) -> Any:
-    value: Any = module
-    for name in path.split("."):
-        try:
-            value = getattr(value, name)
-        except AttributeError as error:
-            raise _PlaceError(_say_what_is_there(module, path, name, value)) from error
-    return value
-
-
-def _say_what_is_there(module: ModuleType, path: str, name: str, owner: Any) -> str:
-    names = [known for known in dir(owner) if not known.startswith("_")]
-    close = difflib.get_close_matches(name, names, n=1)
-    if close:
-        right = ".".join(close[0] if part == name else part for part in path.split("."))
-        return f"{module.__name__} has no {path!r}; did you mean {module.__name__}:{right}?"
-    return f"{module.__name__} has no {path!r}{_list_served(vars(module).items())}"
-
-
-def _list_served(values: Iterable[tuple[str, Any]]) -> str:
-    served = [name for name, value in values if isinstance(value, Proxy | Starlette | Router)]
-    return f"; it has {', '.join(served)}" if served else ""
-
-
-def _call_factory(value: Any, place: str) -> Any:
-    if not callable(value):
-        raise _PlaceError(
-            f"{place} is of type {type(value).__name__!r}: a Proxy, an app or a function that makes one is meant"
+        routes = _routes_of(_load(place).value)
+    except BuildError as error:
+        _fail(str(error), status=1)
+    if not route_rows(routes):
+        _fail(
+            f"{place} has no gateway route: declare one, and include proxy.build_router() in the app",
+            status=1,
         )
+    return routes
+
+
+# routes, diff
+
+
+def _routes(place: str, *, as_json: bool) -> None:
+    routes = _find_routes(place)
+    if as_json:
+        print(json.dumps(route_rows(routes), indent=2))
+    else:
+        _print_table(route_table(routes))
+
+
+def _diff(old: str, new: str) -> None:
+    differences = list(compare(_read_rows(old), _read_rows(new)))
+    for one in differences:
+        print(one.to_text())
+    if differences:
+        raise SystemExit(1)
+
+
+def _read_rows(place: str) -> Sequence[Mapping[str, str]]:
+    if not place.endswith(".json"):
+        return route_rows(_find_routes(place))
     try:
-        inspect.signature(value).bind()
-    except (TypeError, ValueError) as error:
-        raise _PlaceError(f"{place} cannot be called without arguments: {error}") from error
-    made = _run_user_code(value)
-    if isinstance(made, Proxy | Starlette | Router):
-        return made
-    if inspect.iscoroutine(made):
-        made.close()
-    raise _PlaceError(
-        f"{place} returned {type(made).__name__!r}: a function that makes a Proxy or an app is meant"
-    )
+        return read_rows(Path(place))
+    except (OSError, ValueError) as error:
+        _fail(f"cannot read {place}: {error}", status=2)
+
+
+# explain
+
+
+def _explain(place: str, method: str, url: str, headers: Sequence[str], *, as_json: bool) -> None:
+    fields = _read_headers(headers)
+    try:
+        value = _load(place).value
+        if isinstance(value, Proxy):
+            explanation = value.explain(method, url, fields)
+        else:
+            explanation = explain_app(value.routes, make_scope(method, url, fields), url)
+    except BuildError as error:
+        _fail(str(error), status=1)
+    print(json.dumps(explanation.to_dict(), indent=2) if as_json else explanation)
+
+
+def _read_headers(headers: Sequence[str]) -> list[tuple[str, str]]:
+    fields = []
+    for text in headers:
+        name, colon, value = text.partition(":")
+        if not colon or not name.strip():
+            _fail(f"write a header as 'Name: value', not {text!r}", status=2)
+        fields.append((name.strip(), value.strip()))
+    return fields
+
+
+# check
+
+
+def _check(place: str, *, strict: bool) -> None:
+    try:
+        found = _load(place)
+        findings = sorted(_findings(found.value, found.module))
+    except BuildError as error:
+        findings = to_findings(
+            [one for one in error.exceptions if isinstance(one, DeclarationError)]
+        )
+    for one in findings:
+        print(one.to_text())
+    errors = sum(one.level == "error" for one in findings)
+    print(f"{place}: {_count(errors, 'error')}, {_count(len(findings) - errors, 'warning')}")
+    if errors or (strict and findings):
+        raise SystemExit(1)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _findings(value: Any, module: ModuleType) -> Iterator[Finding]:
+    routes = _routes_of(value)
+    gateways = list(find_gateways(routes))
+    known = {id(one.compiled): one.compiled for one in gateways}
+    if not known:
+        yield Finding("error", "no-gateway", module.__name__, "there is no gateway route here")
+    used: list[UpstreamPool] = []
+    for compiled in known.values():
+        yield from check_compiled(compiled)
+        used.extend(compiled.pools)
+    yield from check_pools(dict.fromkeys(used))
+    yield from find_unused_pools(module, used)
+    yield from check_app(routes, gateways)
+
+
+# run
+
+
+def _run(place: str, *, host: str, port: int, trusted: str, grace: float) -> None:
+    try:
+        app = _app_of(_load(place, GatewayApp).value)
+        started = serve(
+            app,
+            host=host,
+            port=port,
+            trusted=trusted,
+            grace=grace,
+            say=lambda text: _say(f"{place}: {text}"),
+        )
+    except BuildError as error:
+        _fail(str(error), status=1)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error
+        _fail(f"cannot listen on port {port} of {host}: {reason}", status=1)
+    except KeyboardInterrupt:
+        # uvicorn stops in good order first, and raises the signal again after that.
+        raise SystemExit(0) from None
+    if not started:
+        _fail(f"{place} did not start; what it logged says why", status=1)
+
+
+def _app_of(value: Any) -> Any:
+    """What is served: a proxy without FastAPI where none of its routes needs it."""
+    if not isinstance(value, Proxy):
+        return value
+    try:
+        return value.build_app()
+    except BuildError:
+        return app_of(value.build_router())
+
+
+# top
+
+
+def _top(url: str, headers: Sequence[str], *, interval: float, once: bool) -> None:
+    with httpx.Client(headers=_read_headers(headers), trust_env=False) as client:
+
+        def look() -> Mapping[str, Any]:
+            return fetch_snapshot(client, url)
+
+        try:
+            if once or not sys.stdout.isatty():
+                snapshot = look()
+                print(head_line(snapshot))
+                for title, table in tables(snapshot).items():
+                    print(f"\n{title}\n{table.to_text()}")
+            else:
+                watch(look, interval)
+        except StatusError as error:
+            _fail(str(error), status=1)
+        except KeyboardInterrupt:
+            raise SystemExit(0) from None
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ ProxyRoutesError
     ├── UpstreamTimeoutError    504  ``stage`` says which time-out
     ├── UpstreamProtocolError   502  the upstream broke the protocol or the connection
     ├── FilterError             502  a filter of content failed
+    ├── RateLimitError          429  a rate limit was reached
     ├── ClientRequestError      400  the received request cannot be forwarded (also 405, 408, 413, 414, 415, 417, 431, 508)
     └── RelayInterruptedError   -    the head was already sent: the connection is broken
 ```
@@ -46,6 +47,7 @@ __all__ = [
     "PathTemplateError",
     "PolicyError",
     "ProxyRoutesError",
+    "RateLimitError",
     "RelayInterruptedError",
     "Side",
     "Stage",
@@ -203,6 +205,29 @@ class NoDestinationError(GatewayError):
     title = "No destination is available"
     slug = "no-destination"
     default_side = Side.GATEWAY
+
+
+class RateLimitError(GatewayError):
+    """A rate limit was reached (RFC 6585 §4); nothing was asked of an upstream.
+
+    Attributes:
+        fields: The ``RateLimit`` fields of the answer.
+    """
+
+    status_code = 429
+    title = "Too many requests"
+    slug = "rate-limit"
+    default_side = Side.CLIENT
+
+    def __init__(
+        self,
+        detail: str = "",
+        *,
+        retry_after: float = 1.0,
+        fields: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> None:
+        super().__init__(detail, retry_after=retry_after)
+        self.fields = fields
 
 
 class UpstreamConnectError(GatewayError):

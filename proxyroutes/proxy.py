@@ -9,7 +9,7 @@ import secrets
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from attrs import evolve
 from fastapi import APIRouter
@@ -21,7 +21,7 @@ from typing_extensions import Unpack, override
 from proxyroutes._build.app import GatewayApp, make_app
 from proxyroutes._build.compile import Compiled, compile_specs
 from proxyroutes._build.defaults import Defaults
-from proxyroutes._build.imperative import UrlPools, forward, imperative_plan
+from proxyroutes._build.imperative import UrlPools, forward, imperative_plan, imperative_view
 from proxyroutes._build.lifespan import Lifespan
 from proxyroutes._build.overrides import FieldValues, edit_head
 from proxyroutes._build.readiness import HealthMonitor
@@ -33,15 +33,18 @@ from proxyroutes._operate.access_log import AccessLogger
 from proxyroutes._operate.explain import HeaderValues, explain
 from proxyroutes._operate.explanation import Explanation
 from proxyroutes._operate.metrics import Collector, Counters, make_metrics_router
+from proxyroutes._operate.openapi.documents import Documents
 from proxyroutes._operate.status.board import Source
 from proxyroutes._operate.status.router import make_status_router
 from proxyroutes._operate.status.traffic import Traffic
 from proxyroutes._serve.exchange import Observer
 from proxyroutes._serve.fields import has_bad_name
 from proxyroutes._serve.steps.forwarded import ForwardedRequest
+from proxyroutes._serve.steps.splits import pick_for
 from proxyroutes._state.on_error import read_on_error
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import BuildError, DeclarationError, GatewayError
+from proxyroutes.policies.splits import WeightedSplit
 from proxyroutes.settings import AccessLog, Forwarding, Timeouts
 from proxyroutes.typing import ForwardedHead
 
@@ -52,6 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Proxy"]
 
+Upstream: TypeAlias = UpstreamPool | WeightedSplit[UpstreamPool] | str
 HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
 
 
@@ -95,6 +99,7 @@ class Proxy(RouteGroup):
         super().__init__(Registry(), "", {})
         self._take_defaults(defaults)
         self.monitor = monitor or HealthMonitor()
+        self._lifespan = Lifespan(self.monitor)
         self._observers = [on_exchange] if callable(on_exchange) else list(on_exchange)
         if access_log:
             recipe = AccessLog() if access_log is True else access_log
@@ -107,13 +112,14 @@ class Proxy(RouteGroup):
             redirect_slashes=redirect_slashes,
             observers=self._observers,
             on_error=self._registry.on_error,
+            use=self._lifespan.use,
         )
         self._collector: Collector | None = None
         self._compiled: Compiled | None = None
-        self._lifespan = Lifespan(self.monitor)
         self._url_pools = UrlPools(self._defaults)
         self._routers: list[APIRouter] = []
         self._status_source: Source | None = None
+        self._documents = Documents(self.compiled, lambda: self.monitor.state().clock)
         self._imperative = imperative_plan(self._defaults)
         self._imperative_session = imperative_session_plan(self._imperative)
 
@@ -148,7 +154,7 @@ class Proxy(RouteGroup):
 
         @asynccontextmanager
         async def lifespan(app: Any) -> AsyncGenerator[Mapping[str, Any] | None, None]:
-            async with self:
+            async with self, self._documents.merged_into(app):
                 if inner is None:
                     yield None
                 else:
@@ -305,6 +311,39 @@ class Proxy(RouteGroup):
         """
         return make_metrics_router(self.metrics_collector(), path, registry)
 
+    def merge_openapi(
+        self, pool: UpstreamPool, path: str = "/openapi.json", *, prefix: str | None = None
+    ) -> None:
+        """Merge the upstream's OpenAPI document into that of the application, and so into its ``/docs``.
+
+        It is fetched through the pool when the application starts, and again from time to time. Only operations that a
+        route of this proxy leads to are kept, under the paths, tags, names and security that clients meet here. Where the
+        document does not come the application starts all the same, and documents its routes as they are declared.
+
+        Args:
+            pool: The pool whose routes are documented.
+            path: The document's path at its destinations.
+            prefix: What is put in front of its tags, operation ids and components; None is the pool's name.
+
+        Raises:
+            ValueError: If the path is none, or the prefix is taken or cannot be part of a component's name.
+        """
+        self._documents.add(pool, path, prefix)
+
+    async def check_contract(self) -> tuple[str, ...]:
+        """Compare routes with the documents given to ``merge_openapi``, which are fetched now.
+
+        Returns:
+            One line for each route that leads to what its upstream does not have, with its stub's file and line, and one
+            for each document that did not come. Empty if all is well.
+
+        Raises:
+            BuildError: If a declaration is wrong.
+        """
+        async with self:
+            await self._documents.fetch()
+            return tuple(self._documents.breaches())
+
     def owns(self, router: object) -> bool:
         """Whether a router was built by this proxy; ``GatewayMiddleware`` asks."""
         return any(router is own for own in self._routers)
@@ -342,7 +381,7 @@ class Proxy(RouteGroup):
     async def forward(
         self,
         request: Request,
-        upstream: UpstreamPool | str,
+        upstream: Upstream,
         *,
         path: str | None = None,
         method: str | None = None,
@@ -356,7 +395,8 @@ class Proxy(RouteGroup):
 
         Args:
             request: The request as the endpoint got it.
-            upstream: A pool, or a URL with an optional base path; its pool is kept by origin, the 1,024 last used.
+            upstream: A pool, a ``WeightedSplit``, or a URL with an optional base path; the pool of a URL is kept by
+                origin, the 1,024 last used.
             path: Path, and query if it has one, instead of the request's; put behind the base path.
             method: Method instead of the request's.
             headers: Fields instead of the client's. The gateway's own are added to them.
@@ -373,7 +413,9 @@ class Proxy(RouteGroup):
             ValueError: If an override cannot be sent; nothing was.
             GatewayError: If the exchange failed. Uncaught, it is answered as problem+json with its status.
         """
-        pool, base_path = await self._find_pool(upstream)
+        pool, base_path = await self._find_pool(
+            upstream, lambda: imperative_view(self._imperative, request.scope)
+        )
         return await forward(
             self._imperative,
             request,
@@ -388,8 +430,12 @@ class Proxy(RouteGroup):
             timeouts=timeouts,
         )
 
-    async def _find_pool(self, upstream: UpstreamPool | str) -> tuple[UpstreamPool, bytes]:
+    async def _find_pool(
+        self, upstream: Upstream, view: Callable[[], ForwardedRequest]
+    ) -> tuple[UpstreamPool, bytes]:
         """A pool that is ready to be used, and the base path of its URL."""
+        if isinstance(upstream, WeightedSplit):
+            upstream = pick_for(upstream, view(), self.monitor)
         pool, base_path = (
             await self._url_pools.find(upstream) if isinstance(upstream, str) else (upstream, b"")
         )
@@ -400,7 +446,7 @@ class Proxy(RouteGroup):
     async def relay(
         self,
         websocket: WebSocket,
-        upstream: UpstreamPool | str,
+        upstream: Upstream,
         *,
         path: str | None = None,
         subprotocols: Sequence[str] | None = None,
@@ -425,7 +471,9 @@ class Proxy(RouteGroup):
             ValueError: If an override cannot be sent; nothing was.
             StubError: If the WebSocket was accepted or closed already.
         """
-        pool, base_path = await self._find_pool(upstream)
+        pool, base_path = await self._find_pool(
+            upstream, lambda: imperative_view(self._imperative, websocket.scope)
+        )
 
         def edit(head: ForwardedHead) -> None:
             edit_head(

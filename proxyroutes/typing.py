@@ -6,7 +6,7 @@ Nothing here does anything.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
 from attrs import define, frozen
@@ -36,8 +36,11 @@ __all__ = [
     "Message",
     "RandomSource",
     "Receive",
+    "ReceivedRequest",
+    "ReceivedValues",
     "Scope",
     "Send",
+    "Store",
     "Transport",
     "UpstreamResponse",
 ]
@@ -55,6 +58,84 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 JSONValue: TypeAlias = "dict[str, JSONValue] | list[JSONValue] | str | int | float | bool | None"
+
+
+class ReceivedValues(Protocol):
+    """Names with their values, to be read only. Of several values of one name, the first one is its value."""
+
+    def get(self, name: str, /) -> str | None:
+        """The first value, or None."""
+        ...
+
+    def get_all(self, name: str) -> list[str]:
+        """Every value, in order."""
+        ...
+
+    def __getitem__(self, name: str, /) -> str: ...
+
+    def __contains__(self, name: object, /) -> bool: ...
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def __len__(self) -> int: ...
+
+
+class ReceivedRequest(Protocol):
+    """The request as it was received, for ``Match(when=...)``: to be read only, before a route is chosen.
+
+    It has no content, and nothing in it is proven: it is what a client says. Forwarding fields, hop-by-hop fields and the
+    route's ``identity_headers`` are not in it.
+    """
+
+    @property
+    def method(self) -> str:
+        """The method; GET for a WebSocket's handshake."""
+        ...
+
+    @property
+    def path(self) -> str:
+        """The raw, percent-encoded path."""
+        ...
+
+    @property
+    def query_string(self) -> str:
+        """The raw query without its question mark."""
+        ...
+
+    @property
+    def query(self) -> ReceivedValues:
+        """Parameters, decoded."""
+        ...
+
+    @property
+    def headers(self) -> ReceivedValues:
+        """Field lines; names without case."""
+        ...
+
+    @property
+    def cookies(self) -> ReceivedValues:
+        """Cookies by name."""
+        ...
+
+    @property
+    def host(self) -> str:
+        """The name in ``Host``, in lower case and without port; empty where there is none."""
+        ...
+
+    @property
+    def scheme(self) -> str:
+        """``http``, ``https``, ``ws`` or ``wss``."""
+        ...
+
+    @property
+    def client(self) -> tuple[str, int] | None:
+        """Address and port of the client, or None."""
+        ...
+
+    @property
+    def path_params(self) -> dict[str, object]:
+        """What the template captured, decoded."""
+        ...
 
 
 class Clock(Protocol):
@@ -92,6 +173,7 @@ class ForwardedHead:
         host: The value of ``Host``, or None for the destination's authority.
         content_length: Bytes of the body; None where there is no body or its length is unknown.
         secure: Whether the client speaks TLS with the gateway.
+        received: The field lines before rules have edited them, for affinity; None where nothing was edited.
     """
 
     method: bytes
@@ -100,6 +182,7 @@ class ForwardedHead:
     host: bytes | None
     content_length: int | None
     secure: bool = False
+    received: Fields | None = None
 
 
 @frozen(kw_only=True)
@@ -525,6 +608,21 @@ class Balancing(Protocol):
 
     def bind(self, *, clock: Clock, random: RandomSource) -> Balancer:
         """Make the balancer of one pool."""
+        ...
+
+
+class Store(Protocol):
+    """Where rate limits keep one number for each key: memory, or a service that a fleet of gateways shares.
+
+    Its time is the store's own, so that a fleet has one clock.
+    """
+
+    async def read(self, key: bytes, /) -> tuple[float | None, float]:
+        """Give the number under a key, or None, and the seconds on the store's clock."""
+        ...
+
+    async def swap(self, key: bytes, old: float | None, new: float, seconds: float, /) -> bool:
+        """Keep a number under a key for so many seconds, if what is there is still the old one; say whether."""
         ...
 
 

@@ -165,6 +165,16 @@ def test_a_page_imports_what_exists(page):
     assert set() == missing
 
 
+@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
+def test_a_page_includes_its_examples(page):
+    """The marks that include whole files are spelled as the builder knows them: any other spelling is shown as it is."""
+    text = page.read_text(encoding="utf-8")
+
+    assert len(re.findall(r"8\s*<\s*--", text)) == len(
+        re.findall(r'^--8<-- "', text, re.MULTILINE)
+    )
+
+
 def test_every_problem_type_has_its_page():
     """The address in a problem's ``type`` leads to a page that says what it means."""
     errors = [getattr(exceptions, name) for name in exceptions.__all__]

@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, cast
 
 from proxyroutes._build.compile import Compiled
+from proxyroutes._build.proof import asks_for_pool
 from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._serve.dispatch import answer_partial, locate
 from proxyroutes._serve.failures import problem, send_problem
@@ -102,7 +103,7 @@ def make_app(
                 ("its stub says something", spec.facts.speaks),
                 ("its stub has parameters", spec.facts.parameters),
                 ("it has dependencies", bool(spec.dependencies)),
-                ("it chooses its upstream per request", plan.pool is None),
+                ("it chooses its upstream per request", asks_for_pool(plan)),
             )
             if there
         ]

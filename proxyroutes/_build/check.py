@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from proxyroutes._declare.specs import RouteSpec
+from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._serve.fields import has_bad_name
 from proxyroutes._serve.guard import check_host, check_method
+from proxyroutes._serve.steps.forwarded import ForwardedRequest
 from proxyroutes.exceptions import ClientRequestError, DeclarationError, StubError
 from proxyroutes.settings import Forwarding, Timeouts
 
@@ -17,6 +19,7 @@ __all__ = [
     "check_literal_host",
     "check_timeouts",
     "check_values",
+    "explained",
     "host_of",
     "read_methods",
     "texts",
@@ -51,10 +54,6 @@ def host_of(host: Any) -> bytes | None:
 def check_values(spec: RouteSpec) -> list[DeclarationError]:
     """One-route mistakes that need no template."""
     found = [DeclarationError(text) for text in spec.problems]
-    if spec.not_yet:
-        found.append(
-            DeclarationError(f"{', '.join(spec.not_yet)}: not in this release; remove it")
-        )
     if spec.facts.is_generator:
         found.append(
             StubError(
@@ -145,3 +144,26 @@ def _check_method(method: str, problems: Problems, location: str) -> None:
             ),
             location,
         )
+
+
+@contextlib.contextmanager
+def explained(spec: RouteSpec | WebSocketSpec) -> Iterator[None]:
+    """Say at which stub something went wrong, and what FastAPI does not say of it."""
+    try:
+        yield
+    except DeclarationError as error:
+        error.location = error.location or spec.facts.location
+        raise
+    except Exception as error:
+        name = spec.facts.name
+        problem = f"FastAPI cannot take stub {name!r}: {error}"
+        if ForwardedRequest.__name__ in str(error):
+            problem = (
+                f"a dependency of stub {name!r} has a bare ForwardedRequest, which FastAPI takes for a body: "
+                "write Annotated[ForwardedRequest, Depends(proxy.forwarded_request)]"
+            )
+        elif "proxyroutes._build.forward.Forward" in str(error):
+            problem = (
+                f"a dependency of stub {name!r} has a Forward: only the stub itself may ask for it"
+            )
+        raise StubError(problem, location=spec.facts.location) from error

@@ -22,6 +22,7 @@ from proxyroutes._build.check import (
     read_methods,
     texts,
 )
+from proxyroutes._build.conditions import read_condition
 from proxyroutes._build.defaults import Defaults
 from proxyroutes._build.handlers import read_handlers
 from proxyroutes._build.hidden import check_hidden, check_hidden_websockets
@@ -33,7 +34,7 @@ from proxyroutes._build.sessions import (
 )
 from proxyroutes._build.steps import read_steps
 from proxyroutes._build.transforms import forwarding_of, make_hop
-from proxyroutes._build.upstreams import Chooser, check_pool_names, resolve_upstream
+from proxyroutes._build.upstreams import Upstream, check_pool_names, resolve_upstream
 from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.templates import Segment, Template, parse_rewrite, parse_template
 from proxyroutes._serve.fields import field_actions, has_bad_name
@@ -122,7 +123,7 @@ def compile_specs(
     check_hidden_websockets([(one.spec, one.template) for one in websockets], problems.add)
     plans = [plan for _, plan, _ in routes]
     session_plans = [one.plan for one in websockets]
-    pools = {plan.pool: None for plan in (*plans, *session_plans) if plan.pool is not None}
+    pools = dict.fromkeys(pool for plan in (*plans, *session_plans) for pool in _pools_of(plan))
     return Compiled(
         routes=tuple(routes),
         websockets=tuple(websockets),
@@ -131,6 +132,14 @@ def compile_specs(
         pools=tuple(pools),
         problems=tuple(problems.found),
     )
+
+
+def _pools_of(plan: Plan) -> tuple[UpstreamPool, ...]:
+    """Every pool that a route is known to use."""
+    mirror = None if plan.steps is None else plan.steps.mirror
+    pools = () if plan.split is None else plan.split.recipe.pools
+    named = (plan.pool, *pools, None if mirror is None else mirror.recipe.to)
+    return tuple([pool for pool in named if pool is not None])
 
 
 def _read_rewrite(
@@ -150,16 +159,16 @@ def _compile_route(
 ) -> Plan | None:
     rewrite = _read_rewrite(spec, template, problems)
     problems.extend(check_values(spec), spec.facts.location)
-    upstream = resolve_upstream(spec, defaults.monitor, problems)
+    upstream = resolve_upstream(spec, template, defaults, problems)
     methods = read_methods(spec, problems)
     if template is None:
         return None
     return Plan(
         **_common(order, spec, template, defaults, rewrite, upstream, spec.timeouts, spec.forwarding),
         methods=methods,
-        allow=(b"allow", ", ".join(sorted(methods or ())).encode("ascii")),
         host=host_of(spec.host),
-        field_actions=field_actions(texts(spec.identity_headers)),
+        field_actions=(actions := field_actions(texts(spec.identity_headers))),
+        condition=read_condition(spec.match, actions, problems, spec.facts.location),
         max_body_bytes=spec.max_body_bytes,
         map_location=spec.location == "rewrite",
         plain=not spec.facts.speaks and not spec.facts.parameters,
@@ -174,7 +183,7 @@ def _common(
     template: Template,
     defaults: Defaults,
     rewrite: Template | None,
-    upstream: UpstreamPool | Chooser | None,
+    upstream: Upstream,
     timeouts: Timeouts | None,
     forwarding: Any,
 ) -> dict[str, Any]:
@@ -189,8 +198,9 @@ def _common(
         ),
         "captures": _captures(template.segments),
         "monitor": defaults.monitor,
-        "pool": upstream if isinstance(upstream, UpstreamPool) else None,
-        "choose": upstream if not isinstance(upstream, UpstreamPool) else None,
+        "pool": upstream.pool,
+        "choose": upstream.choose,
+        "split": upstream.split,
         "rewrite": None if rewrite is None else _pieces(rewrite.segments, names),
         "inverse": None if rewrite is None else _inverse(rewrite.segments, names),
         "public": _pieces(template.segments, names),
@@ -215,8 +225,10 @@ def _compile_websocket(
     found = [*check_session(spec), *check_timeouts(options["timeouts"])]
     if options["host"] not in {"destination", "preserve"}:
         found.extend(check_literal_host(options["host"]))
-    upstream = resolve_upstream(spec, defaults.monitor, problems)
+    upstream = resolve_upstream(spec, template, defaults, problems)
     problems.extend(found, spec.facts.location)
+    actions = session_field_actions(texts(options["identity_headers"]))
+    condition = read_condition(options["match"], actions, problems, spec.facts.location)
     if template is None or found:
         return None
     return SessionPlan(
@@ -232,13 +244,13 @@ def _compile_websocket(
         ),
         methods=None,
         host=host_of(options["host"]),
-        field_actions=session_field_actions(texts(options["identity_headers"])),
+        field_actions=actions,
+        condition=condition,
         max_body_bytes=None,
         map_location=options["location"] == "rewrite",
         plain=not spec.facts.speaks and not spec.facts.parameters and not spec.dependencies,
         settings=read_settings(spec),
         allowed_origins=read_origins(spec),
-        steps=read_steps(spec, template, defaults, problems),
     )
 
 

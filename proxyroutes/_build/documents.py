@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -18,12 +19,15 @@ from fastapi.routing import APIRoute
 from starlette.routing import Match
 from typing_extensions import override
 
+from proxyroutes._build.check import explained
 from proxyroutes._build.stubs import make_endpoint
 from proxyroutes._declare.specs import RouteSpec
 from proxyroutes._declare.templates import Template
+from proxyroutes._serve.plan import Plan
+from proxyroutes.exceptions import DeclarationError
 from proxyroutes.typing import Scope
 
-__all__ = ["DocumentRoute", "add_documents"]
+__all__ = ["DocumentRoute", "document"]
 
 _USUAL = ("GET", "POST", "PUT", "PATCH", "DELETE")
 # OpenAPI 3.1 has a place for these methods and no others.
@@ -75,27 +79,88 @@ class _OperationId:
         return self._name + re.sub(r"\W+", "_", path).rstrip("_")
 
 
-def add_documents(
-    router: APIRouter, spec: RouteSpec, template: Template, stub_id: str, paths: dict[str, str]
+def document(
+    router: APIRouter,
+    routes: Sequence[tuple[RouteSpec, Plan, Template]],
+    paths: dict[str, str],
+) -> list[DeclarationError]:
+    """Add the document-only routes of a proxy, and give what is wrong.
+
+    Args:
+        router: Where they go.
+        routes: Each spec with its plan and template, in declared order.
+        paths: The path that each operation was first documented under, shared by every router of the proxy.
+    """
+    problems: list[DeclarationError] = []
+    taken: set[str] = set()
+    shown = _choose([(spec, template) for spec, _, template in routes])
+    for (spec, _, template), methods in zip(routes, shown, strict=True):
+        if spec.include_in_schema:
+            name = spec.facts.name
+            numbered = (f"{name}_{number}" for number in itertools.count(2))
+            stub_id = next(one for one in itertools.chain((name,), numbered) if one not in taken)
+            taken.add(stub_id)
+            try:
+                with explained(spec):
+                    _add(router, spec, template, stub_id, methods, paths)
+            except DeclarationError as error:
+                problems.append(error)
+    return problems
+
+
+def _choose(
+    routes: Iterable[tuple[RouteSpec, Template]],
+) -> list[tuple[str, ...]]:
+    """The methods under which each route is documented, in the same order.
+
+    A document has one operation for a path and method (OpenAPI 3.1 §4.8.9), whatever the parameters are called. Of
+    several routes it is the one without ``match``, which serves whoever says nothing special; else the first one.
+    """
+    chosen: list[list[str]] = []
+    owners: dict[tuple[str, str], tuple[int, bool]] = {}
+    for number, (spec, template) in enumerate(routes):
+        chosen.append([])
+        if not spec.include_in_schema:
+            continue
+        path = re.sub(r"{\w+", "{", template.openapi_path)
+        methods = sorted(spec.methods) if isinstance(spec.methods, tuple) else _USUAL
+        for method in dict.fromkeys(methods):
+            if method not in _DOCUMENTABLE:
+                continue
+            owner = owners.get((path, method))
+            if owner is not None:
+                if owner[1] or spec.match is not None:
+                    continue
+                chosen[owner[0]].remove(method)
+            owners[path, method] = (number, spec.match is None)
+            chosen[number].append(method)
+    return [tuple(methods) for methods in chosen]
+
+
+def _add(
+    router: APIRouter,
+    spec: RouteSpec,
+    template: Template,
+    stub_id: str,
+    methods: Sequence[str],
+    paths: dict[str, str],
 ) -> None:
-    """Document one spec: each method that it names, or the five usual ones.
+    """Document one spec.
 
     Args:
         router: Where the document-only routes go.
         spec: What is documented.
         template: Its path.
         stub_id: The stub's name, made unique.
+        methods: The methods under which it is documented; see ``_choose``.
         paths: The path that each operation was first documented under, shared by every router of the proxy.
     """
-    methods: Sequence[str] = sorted(spec.methods) if isinstance(spec.methods, tuple) else _USUAL
     kinds: dict[str, Any] = {
         segment.name: _KINDS.get(segment.converter.name, str)
         for segment in template.segments
         if segment.name is not None
     }
     for method in methods:
-        if method not in _DOCUMENTABLE:
-            continue
         endpoint = _document_endpoint(spec, kinds)
         router.add_api_route(
             template.starlette_path,

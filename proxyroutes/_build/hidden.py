@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+from proxyroutes._build.conditions import covers
 from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.templates import Template
 from proxyroutes._serve.plan import Plan
@@ -26,10 +27,12 @@ def check_hidden(routes: Sequence[tuple[RouteSpec, Plan, Template]], add: Add) -
         rivals = [*by_first.get(None, ()), *(by_first.get(first, ()) if first is not None else ())]
         rivals.sort(key=lambda rival: rival[1].order)
         for earlier_spec, earlier, earlier_template in rivals:
-            if not earlier_template.covers(template):
+            if not earlier_template.covers(template) or not covers(earlier_spec.match, spec.match):
                 continue
-            same = template.covers(earlier_template) and _methods_meet(
-                earlier.methods, plan.methods
+            same = (
+                template.covers(earlier_template)
+                and _methods_meet(earlier.methods, plan.methods)
+                and covers(spec.match, earlier_spec.match)
             )
             if not same and not _methods_cover(earlier.methods, plan.methods):
                 continue
@@ -61,7 +64,9 @@ def check_hidden_websockets(
     """Find WebSocket routes that an earlier one wholly hides; they have no methods."""
     for position, (spec, template) in enumerate(routes):
         for earlier_spec, earlier in routes[:position]:
-            if earlier.covers(template):
+            if earlier.covers(template) and covers(
+                earlier_spec.options["match"], spec.options["match"]
+            ):
                 add(
                     DuplicateRouteError(
                         f"{template.text!r} can never be reached: it is wholly hidden by "

@@ -10,22 +10,25 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from proxyroutes._build.defaults import Defaults
-from proxyroutes._build.transforms import forwarding_edits, make_hop
 from proxyroutes._build.overrides import FieldValues, write_overrides
 from proxyroutes._build.responses import GoneResponse, RelayResponse, answer_by_default
+from proxyroutes._build.transforms import forwarding_edits, make_hop
 from proxyroutes._serve.body import BufferedBody, IteratedBody
 from proxyroutes._serve.exchange import ClientLeft, Exchange
 from proxyroutes._serve.fields import FIELD_ACTIONS, ReceivedFields
 from proxyroutes._serve.head import make_head, read_request
 from proxyroutes._serve.http import ask, fail, open_exchange, read_body, timeouts_of
 from proxyroutes._serve.match import Found, raw_path_of, split_path
-from proxyroutes._serve.plan import Plan, Steps
+from proxyroutes._serve.plan import Plan
+from proxyroutes._serve.steps.answering import received_view
+from proxyroutes._serve.steps.forwarded import ForwardedRequest
+from proxyroutes._serve.steps.protocols import Steps
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import GatewayError
 from proxyroutes.settings import Destination, Timeouts
-from proxyroutes.typing import Body
+from proxyroutes.typing import Body, Scope
 
-__all__ = ["UrlPools", "forward", "imperative_plan"]
+__all__ = ["UrlPools", "forward", "imperative_plan", "imperative_view"]
 
 _MAX_URL_POOLS = 1024
 
@@ -110,9 +113,14 @@ def imperative_plan(defaults: Defaults) -> Plan:
         observers=defaults.observers,
         speaks=True,
         plain=False,
-        steps=Steps(request_edits=edits) if edits else None,
         last_on_error=defaults.on_error,
+        steps=Steps(request_edits=edits) if edits else None,
     )
+
+
+def imperative_view(plan: Plan, scope: Scope) -> ForwardedRequest:
+    """A request that no declared route describes, as the application is shown it."""
+    return received_view(Found(plan, split_path(raw_path_of(scope)), 0), scope)
 
 
 async def forward(

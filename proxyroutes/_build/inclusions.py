@@ -66,7 +66,7 @@ class Inclusion:
             if match_prefix(parts, start, segments) is None:
                 return None
             start += len(segments)
-        return self._index.match(parts, start, scope["method"])
+        return self._index.match(parts, start, scope["method"], scope)
 
 
 def match_prefix(

@@ -60,7 +60,11 @@ class Lifespan:
 
     def use(self, pool: UpstreamPool) -> None:
         """Have a pool that no spec names closed with the others."""
-        loop = asyncio.get_running_loop()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            # Whoever only explains a request has no loop, and starts nothing.
+            return
         if loop in self._running and not pool.entered():
             pool.enter()
             # Those that were closed since then are forgotten, or each origin ever asked would stay.

@@ -15,7 +15,7 @@ from proxyroutes._serve.plan import Plan
 from proxyroutes.exceptions import ProxyRoutesError
 from proxyroutes.typing import Scope
 
-__all__ = ["exception_handlers", "handles_failures", "prove"]
+__all__ = ["asks_for_pool", "exception_handlers", "handles_failures", "prove"]
 
 _PARAMETERS = ("path_params", "query_params", "header_params", "cookie_params", "body_params")
 _PLACES = ("background_tasks_param_name", "security_scopes_param_name")
@@ -28,7 +28,7 @@ def prove(contexts: Iterable[Any]) -> frozenset[Plan]:
 
 def _is_bare(context: Any) -> bool:
     plan = getattr(getattr(context, "original_route", None), "plan", None)
-    if not isinstance(plan, Plan) or not plan.plain or plan.pool is None:
+    if not isinstance(plan, Plan) or not plan.plain or asks_for_pool(plan):
         return False
     dependant = getattr(context, "dependant", None)
     if dependant is None or getattr(dependant, "dependencies", None) != []:
@@ -41,6 +41,11 @@ def _is_bare(context: Any) -> bool:
         return False
     # Releases before the limit do not have the attribute, and no limit either.
     return getattr(context, "max_body_size", None) is None
+
+
+def asks_for_pool(plan: Plan) -> bool:
+    """Whether user code chooses the pool of each request."""
+    return plan.pool is None and (plan.split is None or not plan.split.quick)
 
 
 def handles_failures(handlers: Mapping[Any, Any]) -> bool:

@@ -233,7 +233,8 @@ class RelayResponse(Response):
 
         Raises:
             RuntimeError: If it was not read.
-            ValueError: If it is in a coding other than gzip and deflate, or not in the one that it says.
+            ValueError: If it is in a coding that is not known here (gzip and deflate are, br and zstd with their libraries), or
+                not in the one that it says.
         """
         message = Message()
         message["content-type"] = self.headers.get("content-type", "")
@@ -247,7 +248,7 @@ class RelayResponse(Response):
 
         Raises:
             RuntimeError: If it was not read.
-            ValueError: If it is no JSON, or in a coding other than gzip and deflate.
+            ValueError: If it is no JSON, or in a coding that is not known here.
         """
         return json.loads(self._decoded())
 

@@ -5,9 +5,7 @@ What the short way does not serve goes through FastAPI, to the routes in ``route
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from attrs import define
@@ -17,14 +15,15 @@ from starlette.routing import Match
 from typing_extensions import override
 
 from proxyroutes._build.calls import FindPool
+from proxyroutes._build.check import explained
 from proxyroutes._build.compile import Compiled
-from proxyroutes._build.documents import add_documents
+from proxyroutes._build.documents import document
 from proxyroutes._build.inclusions import Inclusion, match_prefix
 from proxyroutes._build.proof import exception_handlers, handles_failures
 from proxyroutes._build.routes import METHOD, ProxyRoute
 from proxyroutes._build.stubs import make_endpoint
-from proxyroutes._build.websockets import add_websocket, refuse_session
-from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
+from proxyroutes._build.websockets import add_websocket, choose_by_index, refuse_session
+from proxyroutes._declare.specs import RouteSpec
 from proxyroutes._declare.templates import Template, parse_template
 from proxyroutes._serve.http import serve_http
 from proxyroutes._serve.match import (
@@ -35,7 +34,6 @@ from proxyroutes._serve.match import (
     split_path,
 )
 from proxyroutes._serve.plan import Plan
-from proxyroutes._serve.steps.forwarded import ForwardedRequest
 from proxyroutes.exceptions import (
     BuildError,
     DeclarationError,
@@ -67,13 +65,12 @@ class _Located:
 class GatewayRouter(APIRouter):
     """The router that ``build_router()`` gives: its routes are found by one compiled index."""
 
-    def __init__(
-        self, index: RouteIndex, sessions: RouteIndex, find_pool: FindPool, **options: Any
-    ) -> None:
+    def __init__(self, compiled: Compiled, find_pool: FindPool, **options: Any) -> None:
         super().__init__(**options)
         self.find_pool = find_pool
-        self._index = index
-        self._sessions = sessions
+        self.compiled = compiled
+        self._index = compiled.index
+        self._sessions = compiled.sessions
         self._prefixes: dict[str, Template] = {}
         self._own: tuple[ProxyRoute, ...] = ()
         self._by_plan: dict[Plan, ProxyRoute] = {}
@@ -133,6 +130,8 @@ class GatewayRouter(APIRouter):
     @override
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Match an included router as a whole, by one look into the index."""
+        if scope["type"] == "websocket" and self._sessions.conditional:
+            self._choose_sessions(scope)
         found = self._short_way(scope)
         if found is None:
             return super().matches(scope)
@@ -159,6 +158,16 @@ class GatewayRouter(APIRouter):
         scope["route"] = route = self._by_plan[plan]
         scope["endpoint"] = route.endpoint
         await serve_http(plan, found, scope, receive, send)
+
+    def _choose_sessions(self, scope: Scope) -> None:
+        included = scope["fastapi"].get("included_router") if "fastapi" in scope else None
+        if included is not None and included.original_router is self:
+            contexts = included.effective_route_contexts()
+            choose_by_index([context.starlette_route for context in contexts], self.find)
+
+    def find(self, scope: Scope) -> Found | None:
+        """The route of a request by the index, or None."""
+        return self.locate(scope).found
 
     def is_first(self, route: ProxyRoute) -> bool:
         """Whether it is the route that was declared first."""
@@ -204,9 +213,10 @@ class GatewayRouter(APIRouter):
             parameters = matched
             start += len(template.segments)
         if scope["type"] == "websocket":
-            found = self._sessions.match(parts, start, "GET")
+            found = self._sessions.match(parts, start, "GET", scope)
         else:
-            found = self._index.match(parts, start, scope.get(METHOD) or scope["method"])
+            method = scope.get(METHOD) or scope["method"]
+            found = self._index.match(parts, start, method, scope)
         return _Located(
             included,
             self,
@@ -237,7 +247,7 @@ def make_router(compiled: Compiled, options: dict[str, Any], find_pool: FindPool
         )
         options.pop("route_class")
     options["prefix"] = _read_prefix(options.get("prefix", ""), problems)
-    router = GatewayRouter(compiled.index, compiled.sessions, find_pool, **options)
+    router = GatewayRouter(compiled, find_pool, **options)
     own: list[ProxyRoute] = []
     for spec, plan, template in compiled.routes:
         try:
@@ -246,12 +256,14 @@ def make_router(compiled: Compiled, options: dict[str, Any], find_pool: FindPool
             problems.append(error)
     for websocket in compiled.websockets:
         try:
-            with _explained(websocket.spec):
-                add_websocket(router, websocket, lambda scope: router.locate(scope).found)
+            with explained(websocket.spec):
+                add_websocket(router, websocket, router.find)
         except DeclarationError as error:
             problems.append(error)
+    if compiled.sessions.conditional:
+        choose_by_index(router.routes, router.find)
     if not problems:
-        _add_documents(router, compiled, problems)
+        problems.extend(document(router, compiled.routes, compiled.operation_paths))
     if problems:
         raise BuildError("the gateway cannot be built", problems)
     router.seal(own)
@@ -275,53 +287,13 @@ def _read_prefix(prefix: str, problems: list[DeclarationError]) -> str:
     return template.starlette_path
 
 
-@contextlib.contextmanager
-def _explained(spec: RouteSpec | WebSocketSpec) -> Iterator[None]:
-    """Say at which stub something went wrong, and what FastAPI does not say of it."""
-    try:
-        yield
-    except DeclarationError as error:
-        error.location = error.location or spec.facts.location
-        raise
-    except Exception as error:
-        name = spec.facts.name
-        problem = f"FastAPI cannot take stub {name!r}: {error}"
-        if ForwardedRequest.__name__ in str(error):
-            problem = (
-                f"a dependency of stub {name!r} has a bare ForwardedRequest, which FastAPI takes for a body: "
-                "write Annotated[ForwardedRequest, Depends(proxy.forwarded_request)]"
-            )
-        elif "proxyroutes._build.forward.Forward" in str(error):
-            problem = (
-                f"a dependency of stub {name!r} has a Forward: only the stub itself may ask for it"
-            )
-        raise StubError(problem, location=spec.facts.location) from error
-
-
-def _add_documents(
-    router: GatewayRouter, compiled: Compiled, problems: list[DeclarationError]
-) -> None:
-    taken: set[str] = set()
-    for spec, _, template in compiled.routes:
-        if spec.include_in_schema:
-            name = spec.facts.name
-            numbered = (f"{name}_{number}" for number in itertools.count(2))
-            stub_id = next(one for one in itertools.chain((name,), numbered) if one not in taken)
-            taken.add(stub_id)
-            try:
-                with _explained(spec):
-                    add_documents(router, spec, template, stub_id, compiled.operation_paths)
-            except DeclarationError as error:
-                problems.append(error)
-
-
 def _add_route(
     router: GatewayRouter, spec: RouteSpec, plan: Plan, template: Template
 ) -> ProxyRoute:
     def route_class(path: str, endpoint: Callable[..., Any], **options: Any) -> ProxyRoute:
         return ProxyRoute(path, endpoint, plan=plan, owner=router, **options)
 
-    with _explained(spec):
+    with explained(spec):
         router.add_api_route(
             template.starlette_path,
             make_endpoint(spec),

@@ -17,6 +17,7 @@ from starlette.routing import Match
 from typing_extensions import override
 
 from proxyroutes._build.calls import CALL, BodyTooLargeError, Call, FindPool, stub_receive
+from proxyroutes._build.compile import Compiled
 from proxyroutes._build.responses import GoneResponse, failure_response, has_handler
 from proxyroutes._build.stubs import wraps
 from proxyroutes._serve.body import too_large
@@ -57,6 +58,7 @@ class Located(Protocol):
 class Owner(Protocol):
     """The router of a route."""
 
+    compiled: Compiled
     find_pool: FindPool
 
     def locate(self, scope: Scope) -> Located:
@@ -120,7 +122,7 @@ class ProxyRoute(APIRoute):
             error = refusal or refuse("the request target is not in origin form")
             await (await self._refuse(scope, found, error))(scope, receive, send)
         elif not found.method_allowed:
-            allow = {"Allow": self.plan.allow[1].decode("ascii")}
+            allow = {"Allow": found.allow.decode("ascii")}
             raise HTTPException(status_code=405, headers=allow)
         elif found.redirect:
             location = redirect_location(raw_path_of(scope), scope.get("query_string", b""))

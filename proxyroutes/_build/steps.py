@@ -10,10 +10,12 @@ from typing import Any
 from proxyroutes._build.attempts import read_attempts
 from proxyroutes._build.check import Problems
 from proxyroutes._build.defaults import Defaults
+from proxyroutes._build.mirrors import read_mirror
+from proxyroutes._build.rates import read_rate_limits
 from proxyroutes._build.transforms import given_to, read_edits, read_filters, read_timing
 from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.templates import Template
-from proxyroutes._serve.plan import Steps
+from proxyroutes._serve.steps.protocols import Steps
 
 __all__ = ["read_steps"]
 
@@ -31,11 +33,19 @@ def read_steps(
     """
     # Each kind of step that a route has becomes one entry here, under its name in ``Steps``.
     steps: dict[str, Any] = {}
-    steps.update(read_edits(given_to(spec), template, defaults, problems, spec.facts.location))
+    location = spec.facts.location
+    rate_limit = spec.options["rate_limit"] if isinstance(spec, WebSocketSpec) else spec.rate_limit
+    admissions = read_rate_limits(rate_limit, template, defaults, problems, location)
+    if admissions:
+        steps["admissions"] = admissions
+    steps.update(read_edits(given_to(spec), template, defaults, problems, location))
     if isinstance(spec, RouteSpec):
         attempts, wrong = read_attempts(spec)
-        problems.extend(wrong, spec.facts.location)
+        problems.extend(wrong, location)
         steps.update(attempts)
         steps.update(read_timing(spec, problems))
-        steps.update(read_filters(given_to(spec), problems, spec.facts.location))
+        steps.update(read_filters(given_to(spec), problems, location))
+        mirror = read_mirror(spec.mirror, defaults, problems, location)
+        if mirror is not None:
+            steps["mirror"] = mirror
     return Steps(**steps) if steps else None

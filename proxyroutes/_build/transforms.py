@@ -12,18 +12,21 @@ from proxyroutes._build.defaults import Defaults
 from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.templates import Template
 from proxyroutes._serve.forwarding import Hop
-from proxyroutes._serve.plan import RequestEdit
-from proxyroutes._serve.steps.cookies import compile_cookies
+from proxyroutes._serve.steps.protocols import RequestEdit
 from proxyroutes._serve.steps.edits import (
     CheckCaptures,
     RequestHeaderEdit,
     RequestQueryEdit,
+    ResponseCookieEdit,
     ResponseHeaderEdit,
+)
+from proxyroutes._serve.steps.trust import ClientCertificate, JoinPrefix, TrustingHop
+from proxyroutes._state.transforms import (
     captures_of,
+    compile_cookies,
     compile_headers,
     compile_query,
 )
-from proxyroutes._serve.steps.trust import ClientCertificate, JoinPrefix, TrustingHop
 from proxyroutes.exceptions import DeclarationError
 from proxyroutes.filters import StreamFilter
 from proxyroutes.filters._filter import to_filters
@@ -128,7 +131,7 @@ def read_edits(
         *(RequestQueryEdit(edit) for edit in queries),
         *(RequestHeaderEdit(edit) for edit in requests),
     )
-    response_edits = (*cookies, *(ResponseHeaderEdit(edit) for edit in responses))
+    response_edits = (*(ResponseCookieEdit(edit) for edit in cookies), *(ResponseHeaderEdit(edit) for edit in responses))
     return {
         name: edits
         for name, edits in (("request_edits", request_edits), ("response_edits", response_edits))

@@ -7,12 +7,13 @@ our own index finds in the raw one, and where the two do not agree the handshake
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Annotated, Any
 
 from attrs import fields
 from fastapi import APIRouter, Depends, HTTPException, WebSocket
 from starlette.concurrency import run_in_threadpool
+from starlette.routing import Match
 from starlette.websockets import WebSocketState
 
 from proxyroutes._build.calls import CALL
@@ -31,7 +32,14 @@ from proxyroutes.exceptions import ClientRequestError, StubError
 from proxyroutes.transports.websocket import SessionSettings
 from proxyroutes.typing import ForwardedHead, Scope, Send
 
-__all__ = ["add_websocket", "imperative_session_plan", "plan_of", "refuse_session", "relay"]
+__all__ = [
+    "add_websocket",
+    "choose_by_index",
+    "imperative_session_plan",
+    "plan_of",
+    "refuse_session",
+    "relay",
+]
 
 _PLAN = "proxyroutes_plan"
 _SESSION, _WEBSOCKET = "proxyroutes_session", "proxyroutes_websocket"
@@ -126,6 +134,34 @@ def add_websocket(router: APIRouter, route: CompiledWebSocket, locate: Locate) -
             f"stub {spec.facts.name!r} has a body parameter: a WebSocket's handshake has no body",
             location=spec.facts.location,
         )
+
+
+def choose_by_index(routes: Iterable[Any], locate: Locate) -> None:
+    """Have the index say which of several WebSocket routes on one path serves a handshake.
+
+    The routes themselves are changed, because an inclusion rebuilds them as FastAPI's own class. The path is still
+    matched by Starlette.
+
+    Args:
+        routes: Routes of the router itself, or those that an inclusion has rebuilt; others than ours are left alone.
+        locate: Matches a scope by the compiled index.
+    """
+    for route in routes:
+        plan = plan_of(getattr(route, "endpoint", None))
+        if plan is not None and "matches" not in vars(route):
+            route.matches = _matcher(plan, route.matches, locate)
+
+
+def _matcher(
+    plan: SessionPlan, match_path: Callable[[Scope], tuple[Match, Scope]], locate: Locate
+) -> Callable[[Scope], tuple[Match, Scope]]:
+    def matches(scope: Scope) -> tuple[Match, Scope]:
+        found = locate(scope) if scope["type"] == "websocket" else None
+        if found is None or found.plan is not plan:
+            return Match.NONE, {}
+        return match_path(scope)
+
+    return matches
 
 
 def _make_provider(plan: SessionPlan, locate: Locate) -> Callable[[WebSocket], Awaitable[Session]]:

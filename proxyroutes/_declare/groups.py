@@ -13,11 +13,19 @@ from typing import Any, TypedDict, TypeVar
 from attrs import define, field
 from typing_extensions import Unpack, override
 
-from proxyroutes._declare.specs import NOT_YET, RouteSpec, WebSocketSpec
+from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.stubs import read_stub
 from proxyroutes._state.on_error import OnError
 from proxyroutes.exceptions import DeclarationError
-from proxyroutes.settings import CookieRules, Forwarding, HeaderRules, QueryRules, Timeouts
+from proxyroutes.policies.rates import RateLimit
+from proxyroutes.settings import (
+    CookieRules,
+    Forwarding,
+    HeaderRules,
+    Match,
+    QueryRules,
+    Timeouts,
+)
 
 __all__ = ["UNSET", "Registry", "RouteGroup", "RouteOptions", "SharedOptions"]
 
@@ -46,6 +54,17 @@ _STACKED = frozenset(
     }
 )
 _SESSION_RULES = _STACKED - {"request_filters", "response_filters"}
+# What a WebSocket route takes from its groups as it is.
+_OF_SESSIONS = (
+    "timeouts",
+    "host",
+    "forwarding",
+    "identity_headers",
+    "location",
+    "match",
+    "rate_limit",
+    *sorted(_SESSION_RULES),
+)
 _DEFAULTS: Mapping[str, Any] = {
     "cookies": (),
     "dependencies": (),
@@ -79,6 +98,7 @@ class SharedOptions(TypedDict, total=False):
     """The keywords that a route inherits from its group and its proxy, but for those that ``Proxy`` spells out."""
 
     upstream: Any
+    match: Match | None
     host: str
     location: str
     request_headers: HeaderRules | None
@@ -90,7 +110,7 @@ class SharedOptions(TypedDict, total=False):
     response_filters: Sequence[Any] | None
     retry: Any
     limits: Any
-    rate_limit: Any
+    rate_limit: RateLimit | Sequence[RateLimit] | None
     hedge: Any
     mirror: Any
     max_body_bytes: int | None
@@ -113,7 +133,6 @@ class OneRouteOptions(RouteOptions, total=False):
     """The keywords that only one route has, and those that it may inherit."""
 
     rewrite: str | None
-    match: Any
     name: str | None
     summary: str | None
 
@@ -201,11 +220,11 @@ class RouteGroup:
         for name, value in given.items():
             if value is UNSET:
                 continue
-            if name in _STACKED:
+            if name == "on_error":
+                # The nearest one is asked first, and the others where it has no answer; None drops them.
+                merged[name] = None if value is None else (value, merged.get(name))
+            elif name in _STACKED:
                 merged[name] = () if value is None else (*merged.get(name, ()), value)
-            elif name == "on_error":
-                # The nearest one is asked first, and the others where it has no answer.
-                merged[name] = (value, merged.get(name))
             elif name not in _JOINED:
                 merged[name] = value
             elif (problem := _lone(name, value)) is not None:
@@ -221,7 +240,7 @@ class RouteGroup:
         upstream: Any = UNSET,
         methods: Iterable[str] | None = None,
         rewrite: str | None = None,
-        match: Any = None,
+        match: Match | None = UNSET,
         host: str = UNSET,
         location: str = UNSET,
         request_headers: HeaderRules | None = UNSET,
@@ -235,7 +254,7 @@ class RouteGroup:
         timeouts: Timeouts | None = UNSET,
         retry: Any = UNSET,
         limits: Any = UNSET,
-        rate_limit: Any = UNSET,
+        rate_limit: RateLimit | Sequence[RateLimit] | None = UNSET,
         hedge: Any = UNSET,
         mirror: Any = UNSET,
         max_body_bytes: int | None = UNSET,
@@ -253,12 +272,13 @@ class RouteGroup:
         Args:
             path: Template: ``<name>`` is one segment, ``<int:name>``, ``<float:name>`` and ``<uuid:name>`` are typed,
                 ``<path:name>`` is the rest and ``<path>`` short for ``<path:path>``. ``{name}`` is understood too.
-            upstream: An ``UpstreamPool``, a URL, a list of URLs or ``Destination``s, an ASGI app, or a callable that
-                is given the ``ForwardedRequest`` and returns a pool.
+            upstream: An ``UpstreamPool``, a ``WeightedSplit`` of several, a URL, a list of URLs or ``Destination``s, an
+                ASGI app, or a callable that is given the ``ForwardedRequest`` and returns a pool or a split.
             methods: Methods to serve. None is every method but CONNECT and TRACE.
             rewrite: Template of the forwarded path, filled in with captured raw text. None forwards the target as it
                 came, byte for byte.
-            match: What besides path and method decides. Not in this release.
+            match: What besides path and method decides: several routes may have one path, and the first one in declared
+                order whose ``Match`` holds serves the request.
             host: ``"destination"``, ``"preserve"``, or a literal value for ``Host``.
             location: ``"rewrite"`` maps the destination's own address in ``Location`` back to the public one;
                 ``"keep"`` leaves it.
@@ -275,9 +295,9 @@ class RouteGroup:
                 takes the group's or the pool's.
             limits: How many exchanges of this route there are at once, and who may wait, besides the pool's limits. Each
                 route of a group or proxy that has limits has its own places.
-            rate_limit: Rate limit of this route. Not in this release.
+            rate_limit: A ``RateLimit``, or several: more requests are answered 429.
             hedge: When a second destination is asked beside one that is slow.
-            mirror: Mirroring. Not in this release.
+            mirror: A ``Mirror``: another pool gets a copy of some requests.
             max_body_bytes: Bytes of content that a client may send; more is answered 413. None is no limit. A stub
                 that reads the body needs it.
             on_error: Handlers of this route's failures, asked before those of its groups, its pool and the proxy: a
@@ -298,16 +318,9 @@ class RouteGroup:
             DeclarationError: From the decorator, if the proxy was already built.
         """
         given = dict(locals())
-        for key in ("self", "path", "methods", "rewrite", "match", "name", "summary"):
+        for key in ("self", "path", "methods", "rewrite", "name", "summary"):
             del given[key]
         merged, problems = self._merge(given)
-        if match is not None:
-            merged["match"] = match
-        not_yet = tuple(
-            sorted(
-                key for key in NOT_YET & merged.keys() if merged[key] not in (None, (), [], False)
-            )
-        )
 
         def decorate(stub: StubT) -> StubT:
             self._registry.add(
@@ -319,7 +332,6 @@ class RouteGroup:
                     rewrite=rewrite,
                     name=name,
                     summary=summary,
-                    not_yet=not_yet,
                     problems=problems,
                     **{key: merged.get(key, default) for key, default in _DEFAULTS.items()},
                 )
@@ -362,6 +374,8 @@ class RouteGroup:
         *,
         upstream: Any = UNSET,
         rewrite: str | None = None,
+        match: Match | None = UNSET,
+        rate_limit: RateLimit | Sequence[RateLimit] | None = UNSET,
         allowed_origins: Iterable[str] | None = None,
         max_message_bytes: int | None = 16 * 1024 * 1024,
         ping_interval: float | None = 20.0,
@@ -388,6 +402,8 @@ class RouteGroup:
             path: Template, as for ``route``.
             upstream: As for ``route``; ``http(s)`` destinations serve WebSockets as ``ws(s)``.
             rewrite: Template of the forwarded path.
+            match: As for ``route``.
+            rate_limit: As for ``route``; handshakes are counted.
             allowed_origins: Origins that a browser's page may have, such as ``"https://app.test"``; others are answered
                 403. None allows every one. A client without ``Origin`` is no browser and passes.
             max_message_bytes: Bytes of the largest message in either direction, after decompression; over it both sides
@@ -412,6 +428,8 @@ class RouteGroup:
         """
         given = {
             "upstream": upstream,
+            "match": match,
+            "rate_limit": rate_limit,
             "dependencies": dependencies,
             "timeouts": timeouts,
             "host": host,
@@ -423,14 +441,6 @@ class RouteGroup:
             "identity_headers": identity_headers,
         }
         merged, problems = self._merge(given)
-        shared = (
-            "timeouts",
-            "host",
-            "forwarding",
-            "identity_headers",
-            "location",
-            *_SESSION_RULES,
-        )
         options = {
             "allowed_origins": _to_tuple(allowed_origins),
             "max_message_bytes": max_message_bytes,
@@ -439,7 +449,7 @@ class RouteGroup:
             "close_timeout": close_timeout,
             "compression": compression,
             "own_timeouts": None if timeouts is UNSET else timeouts,
-            **{name: merged.get(name, _DEFAULTS[name]) for name in shared},
+            **{name: merged.get(name, _DEFAULTS[name]) for name in _OF_SESSIONS},
         }
 
         def decorate(stub: StubT) -> StubT:

@@ -10,16 +10,7 @@ from attrs import field, frozen
 from proxyroutes._declare.stubs import StubFacts
 from proxyroutes.settings import Timeouts
 
-__all__ = ["NOT_YET", "RouteSpec", "WebSocketSpec"]
-
-NOT_YET: frozenset[str] = frozenset(
-    {
-        "match",
-        "mirror",
-        "rate_limit",
-    }
-)
-"""Keywords of the contract that this release records and refuses at build, rather than ignore."""
+__all__ = ["RouteSpec", "WebSocketSpec"]
 
 
 @frozen(kw_only=True)
@@ -58,8 +49,6 @@ class RouteSpec:
     mirror: Any = field(default=None, eq=False, repr=False)
     on_error: Any = field(default=None, eq=False, repr=False)
     server_timing: Any = False
-    not_yet: tuple[str, ...]
-    """Keywords that were given and that this release does not have."""
     problems: tuple[str, ...]
     """What was wrong with the keywords themselves."""
 

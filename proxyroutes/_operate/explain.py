@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
@@ -19,6 +19,7 @@ from proxyroutes._build.compile import Compiled
 from proxyroutes._build.inclusions import Inclusion, match_prefix
 from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.templates import parse_template
+from proxyroutes._operate.attempts_words import describe_attempts, find_home
 from proxyroutes._operate.explanation import (
     CandidateView,
     Explanation,
@@ -37,6 +38,8 @@ from proxyroutes._serve.match import (
 )
 from proxyroutes._serve.plan import Plan
 from proxyroutes._serve.steps.forwarded import ForwardedRequest
+from proxyroutes._serve.steps.protocols import Split
+from proxyroutes._serve.websocket import SessionPlan
 from proxyroutes._state.clock import SystemClock
 from proxyroutes._state.destinations import DestinationState
 from proxyroutes._state.pools import UpstreamPool
@@ -47,8 +50,6 @@ from proxyroutes.typing import ForwardedHead, Scope
 __all__ = ["HeaderValues", "explain", "explain_scope", "make_scope"]
 
 HeaderValues = Mapping[str, str] | Iterable[tuple[str, str]]
-
-_PROVIDED = "proxyroutes."
 
 
 def explain(compiled: Compiled, method: str, url: str, headers: HeaderValues) -> Explanation:
@@ -113,7 +114,7 @@ def explain_scope(
     url: str,
     *,
     prefix: str = "",
-    dependencies: Sequence[str] = (),
+    dependencies: Callable[[Plan], Sequence[str]] | None = None,
 ) -> Explanation:
     """Say what a compiled proxy would do with a request.
 
@@ -122,7 +123,7 @@ def explain_scope(
         scope: The request.
         url: As it was given.
         prefix: The prefix of the router and its inclusions.
-        dependencies: Names of what FastAPI solves first, if that is known better than from the declaration.
+        dependencies: Gives the names of what FastAPI solves first, where more is known than the declaration says.
     """
     session = scope["type"] == "websocket"
     declared: list[_Declared]
@@ -146,7 +147,7 @@ def explain_scope(
         route=found.plan.name,
         path=prefix + found.plan.template,
         location=chosen.spec.facts.location,
-        notes=tuple(_notes(chosen, dependencies)),
+        notes=tuple(_notes(chosen, [] if dependencies is None else dependencies(found.plan))),
     )
     return _explain_found(named, found, scope)
 
@@ -169,7 +170,7 @@ def _rivals(
             None, 0, prefix, RouteIndex([plan], redirect_slashes=False), known=False
         ).locate(scope)
         if alone is None:
-            reason = _why_not_its_path(plan, scope, prefix)
+            reason = _why_not(plan, scope, prefix)
         elif not alone.method_allowed:
             reason = f"does not serve {scope['method']}"
         elif winner is not None and found is not None and found.full:
@@ -180,6 +181,15 @@ def _rivals(
         yield RivalView(
             route=plan.name, path=prefix + plan.template, methods=methods, reason=reason
         )
+
+
+def _why_not(plan: Plan, scope: Scope, prefix: str) -> str:
+    """Words for a route that does not fit: its ``match``, or its path."""
+    if plan.condition is not None:
+        wider = RouteIndex([evolve(plan, condition=None)], redirect_slashes=False)
+        if Inclusion(None, 0, prefix, wider, known=False).locate(scope) is not None:
+            return "its match does not hold"
+    return _why_not_its_path(plan, scope, prefix)
 
 
 def _why_not_its_path(plan: Plan, scope: Scope, prefix: str) -> str:
@@ -222,8 +232,8 @@ def _explain_found(base: Explanation, found: Found, scope: Scope) -> Explanation
             location = redirect_location(scope["raw_path"], scope["query_string"])
             return evolve(base, status=307, answer=f"to {location.decode('latin-1')}")
         if not found.method_allowed:
-            allowed = plan.allow[1].decode("ascii")
-            return evolve(base, status=405, answer=f"the route serves {allowed} only")
+            allowed = found.allow.decode("ascii")
+            return evolve(base, status=405, answer=f"the path serves {allowed} only")
         head = make_head(scope, plan, found, received)
     except ClientRequestError as error:
         return evolve(base, status=error.status_code, answer=error.detail)
@@ -240,7 +250,9 @@ def _explain_found(base: Explanation, found: Found, scope: Scope) -> Explanation
 def _choose(
     plan: Plan, found: Found, scope: Scope, head: ForwardedHead
 ) -> tuple[UpstreamPool | None, str | None]:
-    """Ask the callable behind ``upstream=``, which is not run further than it comes without waiting."""
+    """Ask the split, or the callable behind ``upstream=``, which is not run further than it comes without waiting."""
+    if plan.split is not None:
+        return _split(plan.split, plan, found, scope, head)
     host = next((value for name, value in scope["headers"] if name == b"host"), b"")
     request = ForwardedRequest(
         head,
@@ -259,6 +271,19 @@ def _choose(
         return None, f"the callable of upstream= raised {error!r}"
     coroutine.close()
     return None, "the callable of upstream= waits for something: only the request itself will tell"
+
+
+def _split(
+    split: Split, plan: Plan, found: Found, scope: Scope, head: ForwardedHead
+) -> tuple[UpstreamPool | None, str | None]:
+    shares = ", ".join(
+        f"{one.name} (weight {weight})" for one, weight in split.recipe.weights.items()
+    )
+    key = split.key(plan, found, scope, head)
+    if key is None:
+        return None, f"chance decides between {shares}"
+    pool = split.recipe.pick(key, random.Random())  # noqa: S311 - the key decides.
+    return pool, f"the key of this request decides between {shares}"
 
 
 def _explain_pool(
@@ -280,7 +305,9 @@ def _explain_pool(
         destinations, available = state.destinations, state.available
         balancer = state.balancer
         reasons = [one.reason for one in state.status()]
-    picked, doubt = _pick(balancer, destinations, available, head)
+    picked, doubt = find_home(pool, state, destinations, head), None
+    if picked is None:
+        picked, doubt = _pick(balancer, destinations, available, head)
     named = evolve(
         base,
         pool=pool.name,
@@ -301,7 +328,12 @@ def _explain_pool(
         named,
         forwarded=_view(head, picked),
         timeouts=_timeouts(timeouts if state is None else timeouts_of(plan, state)),
-        retry=_retry(destinations),
+        retry=describe_attempts(
+            (plan.steps and plan.steps.retry) or pool.retry,
+            head,
+            len(destinations),
+            session=isinstance(plan, SessionPlan),
+        ),
     )
 
 
@@ -339,15 +371,6 @@ def _timeouts(timeouts: Timeouts) -> dict[str, float | None]:
     return {one.name: getattr(timeouts, one.name) for one in fields(Timeouts)}
 
 
-def _retry(destinations: Sequence[DestinationState]) -> str:
-    if len(destinations) == 1:
-        return "none: the pool has one destination"
-    return (
-        f"while no connection is made, up to {len(destinations)} destinations, each once; "
-        "never after a byte was sent"
-    )
-
-
 def _notes(declared: _Declared, dependencies: Sequence[str]) -> Iterator[str]:
     spec = declared.spec
     names = list(dependencies) or [_name(one) for one in spec.dependencies]
@@ -355,6 +378,12 @@ def _notes(declared: _Declared, dependencies: Sequence[str]) -> Iterator[str]:
         yield f"solved first, and may answer instead: {', '.join(names)}"
     if spec.facts.speaks:
         yield f"the stub {spec.facts.name} is called first, and may answer instead"
+    steps = declared.plan.steps
+    if steps is not None and steps.admissions:
+        yield "a rate limit is asked first, and may answer 429"
+    if steps is not None and steps.mirror is not None:
+        mirror = steps.mirror.recipe
+        yield f"a copy goes to pool {mirror.to.name}, of a share of {mirror.share:g} of the requests"
 
 
 def _name(dependency: Any) -> str:

@@ -13,12 +13,13 @@ from starlette.routing import BaseRoute, Mount
 from proxyroutes._build.routes import ProxyRoute
 from proxyroutes._build.websockets import plan_of
 from proxyroutes._declare.templates import parse_template
+from proxyroutes._operate.inclusions import names_of_dependencies
 from proxyroutes._serve.plan import Plan
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.settings import Destination, Timeouts
 from proxyroutes.transports.asgi import ASGITransport
 
-__all__ = ["Table", "route_table"]
+__all__ = ["Table", "route_rows", "route_table"]
 
 _HEADER = (
     "methods",
@@ -76,6 +77,11 @@ def route_table(routes: Sequence[BaseRoute]) -> Table:
     )
 
 
+def route_rows(routes: Sequence[BaseRoute]) -> list[dict[str, str]]:
+    """The same as one dictionary a route, with every column."""
+    return [dict(zip(_HEADER, row, strict=True)) for row in _rows(routes, "")]
+
+
 def _rows(routes: Sequence[BaseRoute], mounted: str) -> Iterator[tuple[str, ...]]:
     for context in iter_route_contexts(routes):
         route = context.original_route
@@ -97,12 +103,21 @@ def _row(methods: str, path: str, plan: Plan, context: Any, mounted: str) -> tup
         methods,
         mounted + _path(path, plan.template),
         plan.name,
-        "(chosen for each request)" if pool is None else pool.name,
+        _upstream(plan),
         "" if pool is None else _destinations(pool),
         _rewrite(plan),
-        ", ".join(dict.fromkeys(_dependencies(getattr(context, "dependant", None)))),
+        ", ".join(dict.fromkeys(names_of_dependencies(getattr(context, "dependant", None)))),
         _timeouts(plan),
     )
+
+
+def _upstream(plan: Plan) -> str:
+    if plan.pool is not None:
+        return plan.pool.name
+    if plan.split is None:
+        return "(chosen for each request)"
+    weights = plan.split.recipe.weights
+    return ", ".join(f"{pool.name} (weight {weight})" for pool, weight in weights.items())
 
 
 def _path(path: str, template: str) -> str:
@@ -138,15 +153,6 @@ def _rewrite(plan: Plan) -> str:
         f"<{names[piece]}>" if isinstance(piece, int) else piece.decode("ascii")
         for piece in plan.rewrite or ()
     )
-
-
-def _dependencies(dependant: Any) -> Iterator[str]:
-    """What FastAPI solves before anything is sent, by name; our own providers decide nothing and are left out."""
-    for dependency in getattr(dependant, "dependencies", ()):
-        call = dependency.call
-        name = getattr(call, "__name__", None) or type(call).__name__
-        if not str(getattr(call, "__module__", "")).startswith("proxyroutes."):
-            yield name
 
 
 def _timeouts(plan: Plan) -> str:

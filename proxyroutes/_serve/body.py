@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 
 from proxyroutes._serve.exchange import ClientLeft, Exchange
 from proxyroutes._serve.guard import refuse
-from proxyroutes.exceptions import ClientRequestError
+from proxyroutes.exceptions import ClientRequestError, Stage, UpstreamProtocolError
 from proxyroutes.typing import Message, Receive
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "IteratedBody",
     "ReceivedBody",
     "check_length",
+    "lost_content",
     "too_large",
 ]
 
@@ -39,7 +40,14 @@ def check_length(content_length: int | None, limit: int | None) -> None:
 
 
 class ReceivedBody:
-    """The client's content, read as the upstream takes it."""
+    """The client's content, read as the upstream takes it.
+
+    Attributes:
+        content_length: Bytes, or None where the length is unknown.
+        resumable: A read that is cancelled takes nothing away: the next one gives what it would have given.
+    """
+
+    resumable = True
 
     __slots__ = (
         "_ended",
@@ -168,6 +176,11 @@ class BufferedBody:
         self._given = False
         self.content_length: int | None = len(content)
 
+    @property
+    def content(self) -> bytes:
+        """All of it, however much was read."""
+        return self._content
+
     def rewind(self) -> None:
         """Begin again."""
         self._given = False
@@ -230,22 +243,42 @@ class BodyRecorder:
         return b"".join(self._chunks)
 
 
+def lost_content() -> UpstreamProtocolError:
+    """What a further read of a generator raises that was cancelled: it has ended, and must not look complete."""
+    return UpstreamProtocolError(
+        "the content was lost with the connection that took it",
+        stage=Stage.REQUEST_BODY,
+        sent=True,
+    )
+
+
 class IteratedBody:
     """Content that the application makes."""
 
-    __slots__ = ("_chunks", "_exchange", "content_length")
+    __slots__ = ("_chunks", "_cut", "_exchange", "content_length")
 
     def __init__(self, exchange: Exchange, chunks: AsyncIterator[bytes]) -> None:
         self._chunks = chunks
+        self._cut = False
         self._exchange = exchange
         self.content_length: int | None = None
         # It may be made of what the client sends: the watch would steal from it.
         exchange.may_watch = False
 
     async def read(self) -> bytes:
-        """The next bytes that are not empty; ``b""`` is the end."""
-        async for chunk in self._chunks:
-            if chunk:
-                return bytes(chunk)
+        """The next bytes that are not empty; ``b""`` is the end.
+
+        Raises:
+            UpstreamProtocolError: If an earlier read was cancelled.
+        """
+        if self._cut:
+            raise lost_content()
+        try:
+            async for chunk in self._chunks:
+                if chunk:
+                    return bytes(chunk)
+        except asyncio.CancelledError:
+            self._cut = True
+            raise
         self._exchange.may_watch = True
         return b""

@@ -31,7 +31,8 @@ def locate(index: RouteIndex, scope: Scope) -> Found | None:
         raise refuse("the request target is not in origin form")
     parts = split_path(raw_path)
     root_path = scope.get("root_path", "")
-    return index.match(parts, route_start(parts, root_path) if root_path else 0, scope["method"])
+    start = route_start(parts, root_path) if root_path else 0
+    return index.match(parts, start, scope["method"], scope)
 
 
 async def answer_partial(found: Found, scope: Scope, send: Send) -> None:
@@ -51,7 +52,7 @@ async def answer_partial(found: Found, scope: Scope, send: Send) -> None:
     error = refuse("the route does not serve this method", 405, "Method not allowed")
     await send_problem(
         ClientRequestError(
-            error.detail, status_code=405, title=error.title, fields=(found.plan.allow,)
+            error.detail, status_code=405, title=error.title, fields=((b"allow", found.allow),)
         ),
         send,
         scope,

@@ -74,8 +74,6 @@ class Exchange(ExchangeRecord):
     may_watch = False
     # The content that somebody else reads, if the request has some.
     body: Listener | None = None
-    # What is let go of at the end beside the sweeper's entry: streams with filters.
-    closers: tuple[Callable[[], None], ...] = ()
     # The total time is over: no further attempt.
     expired = False
     held: tuple[Held, ...] = ()
@@ -291,8 +289,6 @@ class Exchange(ExchangeRecord):
             self._watch.cancel()
         if self._listener is not None:
             self._listener.cancel()
-        for close in self.closers:
-            close()
         for observer in self._observers:
             try:
                 observer(self)

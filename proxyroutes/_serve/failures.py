@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import html
 import json
 import logging
 import math
-from collections.abc import Iterable, Iterator
 
 from proxyroutes._serve.exchange import Exchange
-from proxyroutes.exceptions import ClientRequestError, GatewayError
+from proxyroutes._serve.steps.pages import make_page, prefers_html
+from proxyroutes.exceptions import ClientRequestError, GatewayError, RateLimitError
 from proxyroutes.typing import Fields, Scope, Send
 
-__all__ = ["PROBLEM_BASE", "log_failure", "prefers_html", "problem", "send_problem"]
+__all__ = ["PROBLEM_BASE", "log_failure", "problem", "send_problem"]
 
 PROBLEM_BASE = "https://proxyroutes.readthedocs.io/problems/"
 """What a problem's type begins with; the error's ``slug`` follows."""
 
-_PAGE = (
-    '<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
-    '<h1>{title}</h1><p><a href="{kind}" rel="help noreferrer">What does this mean?</a></p></html>'
-)
+# What clients can cause at will is no warning.
+_FREQUENT = (ClientRequestError, RateLimitError)
 _logger = logging.getLogger("proxyroutes.serve")
 
 
@@ -33,8 +30,7 @@ def problem(error: GatewayError, scope: Scope | None = None) -> tuple[int, Field
     kind = PROBLEM_BASE + error.slug
     if scope is not None and prefers_html(scope["headers"]):
         media_type = b"text/html; charset=utf-8"
-        title = html.escape(f"{status} {error.title}")
-        body = _PAGE.format(title=title, kind=html.escape(kind)).encode()
+        body = make_page(f"{status} {error.title}", kind)
     else:
         media_type = b"application/problem+json"
         body = json.dumps({"type": kind, "title": error.title, "status": status}).encode()
@@ -45,32 +41,13 @@ def problem(error: GatewayError, scope: Scope | None = None) -> tuple[int, Field
     ]
     if error.retry_after is not None:
         fields.append((b"retry-after", str(max(1, math.ceil(error.retry_after))).encode()))
+    if isinstance(error, RateLimitError):
+        fields.extend(error.fields)
     if isinstance(error, ClientRequestError):
         fields.extend(error.fields)
         # What is left of a refused request must not be read as the next one.
         fields.append((b"connection", b"close"))
     return status, fields, body
-
-
-def prefers_html(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Whether a client says that it would rather have HTML than JSON, as browsers do (RFC 9110 §12.5.1)."""
-    accept = b",".join([value for name, value in headers if name == b"accept"])
-    if b"text/html" not in accept.lower():
-        return False
-    weights = dict(_weights(accept.decode("latin-1").lower()))
-    page = weights.get("text/html", 0.0)
-    ranges = ("application/problem+json", "application/json", "application/*", "*/*")
-    return page > next((weights[one] for one in ranges if one in weights), 0.0)
-
-
-def _weights(accept: str) -> Iterator[tuple[str, float]]:
-    for item in accept.split(","):
-        name, *parameters = [part.strip() for part in item.split(";")]
-        weight = next((part[2:] for part in parameters if part.startswith("q=")), "1")
-        try:
-            yield name, float(weight)
-        except ValueError:
-            yield name, 0.0
 
 
 async def send_problem(error: GatewayError, send: Send, scope: Scope | None = None) -> None:
@@ -82,7 +59,7 @@ async def send_problem(error: GatewayError, send: Send, scope: Scope | None = No
 
 def log_failure(exchange: Exchange, error: GatewayError) -> None:
     """One line for one failed exchange: what, where, why."""
-    level = logging.INFO if isinstance(error, ClientRequestError) else logging.WARNING
+    level = logging.INFO if isinstance(error, _FREQUENT) else logging.WARNING
     if _logger.isEnabledFor(level):
         _logger.log(
             level,

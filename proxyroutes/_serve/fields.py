@@ -38,8 +38,8 @@ _HOP_BY_HOP = (
 _FORWARDING = (
     b"client-cert client-cert-chain forwarded x-forwarded-client-cert "
     b"x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-prefix "
-    b"x-forwarded-proto x-forwarded-server x-original-host x-original-url x-real-ip "
-    b"x-rewrite-url "
+    b"x-forwarded-proto x-forwarded-server x-original-host x-original-url "
+    b"x-proxyroutes-shadow x-real-ip x-rewrite-url "
 ).split()
 
 # Names that need no look at their spelling; what is not here is checked and passes too.
@@ -79,6 +79,7 @@ _NEVER_NAMED = frozenset(
         b"content-type",
         b"cookie",
         b"host",
+        b"max-forwards",
         b"set-cookie",
         b"transfer-encoding",
     }

@@ -64,7 +64,8 @@ def make_head(scope: Scope, plan: Plan, found: Found, received: ReceivedFields) 
         received.content_length,
         scope.get("scheme") == "https",
     )
-    if plan.steps is not None:
+    if plan.steps is not None and plan.steps.request_edits:
+        head.received = list(fields)
         for edit in plan.steps.request_edits:
             edit(scope, found, head)
     return head

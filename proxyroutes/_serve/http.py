@@ -6,17 +6,20 @@ pieces for where some does.
 
 from __future__ import annotations
 
+from typing import cast
+
 from proxyroutes._serve.body import BufferedBody, ReceivedBody, check_length
 from proxyroutes._serve.exchange import ClientLeft, Exchange
 from proxyroutes._serve.failures import log_failure
 from proxyroutes._serve.fields import ReceivedFields
 from proxyroutes._serve.head import make_head, read_request
 from proxyroutes._serve.match import Found
-from proxyroutes._serve.plan import Plan, Steps
+from proxyroutes._serve.plan import Plan
 from proxyroutes._serve.relay import Answer
 from proxyroutes._serve.steps.answering import answer_failure
 from proxyroutes._serve.steps.further import Further, attempts_by_rules, end_attempt
-from proxyroutes._serve.steps.messages import outgoing
+from proxyroutes._serve.steps.messages import begin, outgoing
+from proxyroutes._serve.steps.protocols import Split, Steps
 from proxyroutes._serve.steps.replay import ReplayedBody, begin_again, replayed
 from proxyroutes._state.budgets import TRUST
 from proxyroutes._state.pools import PoolState
@@ -49,17 +52,21 @@ _HTTP1 = frozenset({"1.0", "1.1"})
 
 async def serve_http(plan: Plan, found: Found, scope: Scope, receive: Receive, send: Send) -> None:
     """Serve a request from its match to its last byte, with no user code in between."""
-    pool = plan.pool
-    if pool is None:
+    pool, split = plan.pool, plan.split
+    if pool is None and (split is None or not split.quick):
         raise TypeError(
             f"route {plan.name!r} chooses its pool per request: it cannot be served the short way"
         )
-    state = pool.state()
+    state = (pool or cast("Split", split).first).state()
     exchange = open_exchange(plan, state, scope["method"], receive, scope=scope)
     exchange.attach()
     try:
         received = read_request(scope, plan, found)
         head = make_head(scope, plan, found, received)
+        if split is not None:
+            pool = split(plan, found, scope, head)
+            state = pool.state()
+            exchange.pool, exchange.timeouts = state.name, timeouts_of(plan, state)
         body: Body | None = None
         if (
             received.chunked
@@ -190,12 +197,20 @@ async def ask(
         GatewayError: If there is no response.
         ClientLeft: If the client left.
     """
-    if plan.steps is not None or state.transforms is not None:
+    steps, shadow = plan.steps, None
+    if steps is not None:
+        for admission in steps.admissions:
+            await admission(exchange, plan, found, head)
+        if steps.mirror is not None:
+            shadow = steps.mirror.copy(exchange, plan, head, body)
+            body = body if shadow is None else shadow.body
+    if steps is not None or state.transforms is not None:
         head, body = outgoing(exchange, plan, state, head, body)
-    answer = await attempts(exchange, state, head, body, timeouts, plan.steps)
+    asking = attempts(exchange, state, head, body, timeouts, steps)
+    answer = await (asking if shadow is None else shadow.follow(asking))
     answer.prepare(plan, found)
     if answer.filtered is not None:
-        await answer.begin()
+        await begin(answer)
     return answer
 
 

@@ -39,6 +39,7 @@ class Found:
         full: Whether the request is served, rather than redirected or refused.
         redirect: Whether the path only lacks its last slash.
         method_allowed: Whether the route serves the method.
+        methods: What is served on the path, where it is not this method (RFC 9110 §15.5.6).
     """
 
     # Class attributes are what a match begins with: most of it is never written for one that fits.
@@ -46,6 +47,7 @@ class Found:
     hidden = 0
     redirect = False
     method_allowed = True
+    methods: frozenset[str] = frozenset()
 
     def __init__(self, plan: Plan, parts: Sequence[bytes], start: int) -> None:
         self.plan = plan
@@ -53,6 +55,11 @@ class Found:
         self.raw_path = b"/" + b"/".join(parts)
         self.parts = parts
         self.start = start
+
+    @property
+    def allow(self) -> bytes:
+        """The value of ``Allow`` for a method that is not served."""
+        return ", ".join(sorted(self.methods)).encode("ascii")
 
     def captured(self, capture: Capture) -> bytes:
         """The raw text of a parameter."""
@@ -77,6 +84,7 @@ class RouteIndex:
         self.plans = tuple(plans)
         self._root = _Node()
         self._redirect_slashes = redirect_slashes
+        self.conditional = any(plan.condition is not None for plan in self.plans)
         for plan in self.plans:
             self._insert(plan)
 
@@ -101,13 +109,16 @@ class RouteIndex:
                 node = child
         node.ends.append(plan)
 
-    def match(self, parts: Sequence[bytes], start: int, method: str) -> Found | None:
+    def match(self, parts: Sequence[bytes], start: int, method: str, scope: Scope) -> Found | None:
         """Find the route for a path.
+
+        A route whose condition does not hold is not there for this request.
 
         Args:
             parts: The raw path's segments, as ``split_path`` gives them.
             start: Number of the first one that is matched.
             method: The request's method.
+            scope: The request, for routes that look at more of it.
 
         Returns:
             The first declared route that serves the method; else the first one that has the path, with what is wrong;
@@ -116,19 +127,28 @@ class RouteIndex:
         plans = self._find(parts, start)
         for plan in plans:
             if plan.methods is None or method in plan.methods:
-                return Found(plan, parts, start)
+                found = Found(plan, parts, start)
+                if plan.condition is None or plan.condition(found, scope):
+                    return found
+        if self.conditional:
+            plans = [plan for plan in plans if _holds(plan, parts, start, scope)]
         if plans:
             partial = Found(plans[0], parts, start)
             partial.full = partial.method_allowed = False
+            partial.methods = frozenset().union(*[plan.methods or () for plan in plans])
             return partial
         if self._redirect_slashes and parts[-1]:
-            return self._match_with_slash(parts, start, method)
+            return self._match_with_slash(parts, start, method, scope)
         return None
 
-    def _match_with_slash(self, parts: Sequence[bytes], start: int, method: str) -> Found | None:
+    def _match_with_slash(
+        self, parts: Sequence[bytes], start: int, method: str, scope: Scope
+    ) -> Found | None:
         parts = (*parts, b"")
         for plan in self._find(parts, start):
-            if plan.methods is None or method in plan.methods:
+            if (plan.methods is None or method in plan.methods) and _holds(
+                plan, parts, start, scope
+            ):
                 found = Found(plan, parts, start)
                 found.full = False
                 found.redirect = True
@@ -184,6 +204,10 @@ class RouteIndex:
         if len(found) > 1:
             found.sort(key=_order)
         return found
+
+
+def _holds(plan: Plan, parts: Sequence[bytes], start: int, scope: Scope) -> bool:
+    return plan.condition is None or plan.condition(Found(plan, parts, start), scope)
 
 
 def _order(plan: Plan) -> int:

@@ -6,25 +6,22 @@ Nothing is decided here; ``_build`` fills a plan, ``_serve`` reads it.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
 
 from proxyroutes._serve.exchange import Observer
 from proxyroutes._serve.forwarding import Hop
-from proxyroutes._state.limits import RouteLimiters
+from proxyroutes._serve.steps.protocols import Split, Steps
 from proxyroutes._state.on_error import OnError
-from proxyroutes.filters import StreamFilter
-from proxyroutes.policies.hedging import Hedge
-from proxyroutes.policies.retries import Retry
 from proxyroutes.settings import Timeouts
-from proxyroutes.typing import Endpoint, Field, Fields, ForwardedHead, Scope
+from proxyroutes.typing import Scope
 
 if TYPE_CHECKING:
     from proxyroutes._state.monitor import HealthMonitor
     from proxyroutes._state.pools import UpstreamPool
 
-__all__ = ["Capture", "Plan", "RequestEdit", "ResponseEdit", "Steps"]
+__all__ = ["Capture", "Plan"]
 
 
 @frozen
@@ -46,66 +43,6 @@ class Capture:
     convert: Callable[[str], Any] = field(eq=False)
 
 
-class RequestEdit(Protocol):
-    """A declared edit of the head that is forwarded."""
-
-    def __call__(self, scope: Scope, found: Any, head: ForwardedHead, /) -> None:
-        """Edit the head.
-
-        Args:
-            scope: The received request.
-            found: The ``Found`` of its match.
-            head: What is forwarded.
-
-        Raises:
-            ClientRequestError: If the request cannot be forwarded.
-        """
-        ...
-
-
-class ResponseEdit(Protocol):
-    """A declared edit of the field lines that are relayed."""
-
-    def __call__(self, fields: Fields, found: Any, destination: Endpoint, /) -> Fields:
-        """Give the edited field lines.
-
-        Args:
-            fields: As they are.
-            found: The ``Found`` of the request's match, or None.
-            destination: Who answered.
-        """
-        ...
-
-
-@frozen(kw_only=True, eq=False)
-class Steps:
-    """What a route adds to the plain way of a request, in the order of that way. A plain route has none of it.
-
-    Attributes:
-        admissions: Asked before anything is done for a request; each may refuse it.
-        request_edits: Edit the head that is forwarded, before any user code sees it.
-        request_filters: Streams that the content passes on its way to the upstream.
-        limits: How many of its exchanges there are at once, besides the pool's own limits.
-        retry: When a further attempt is made, instead of the pool's own rule.
-        hedge: When a second attempt is made beside the first one.
-        mirror: Where a copy goes.
-        response_edits: Edit status and fields of the response that is relayed.
-        response_filters: Streams that the content passes on its way to the client.
-        server_timing: Whether ``Server-Timing`` is added.
-    """
-
-    admissions: tuple[Any, ...] = ()
-    limits: RouteLimiters | None = None
-    retry: Retry | None = None
-    hedge: Hedge | None = None
-    request_edits: tuple[RequestEdit, ...] = ()
-    request_filters: tuple[StreamFilter, ...] = ()
-    mirror: Any = None
-    response_edits: tuple[ResponseEdit, ...] = ()
-    response_filters: tuple[StreamFilter, ...] = ()
-    server_timing: bool = False
-
-
 @frozen(kw_only=True, eq=False)
 class Plan:
     """One compiled HTTP route.
@@ -118,8 +55,9 @@ class Plan:
         captures: The parameters.
         methods: Methods served, None for every one.
         monitor: Whose loop's clock and sweeper are used.
-        pool: The pool; None where ``choose`` decides per request.
+        pool: The pool; None where ``choose`` or ``split`` decides per request.
         choose: Chooses the pool from the ``ForwardedRequest``.
+        split: Chooses it by shares, once the head is known.
         rewrite: Raw literals and numbers of captures, to be joined; None forwards the path as it came.
         inverse: The same as segments, to map a ``Location`` back; None where there is no inverse.
         public: Raw literals and numbers of captures of the template, for the same.
@@ -136,6 +74,7 @@ class Plan:
         steps: What the route adds to the plain way, or None.
         on_error: Asked for the answer to a failure, the nearest first: those of route and groups.
         last_on_error: The same of the proxy; asked after those of the pool.
+        condition: Says of a request that fits path and method whether the route serves it; None where it always does.
     """
 
     name: str
@@ -160,7 +99,8 @@ class Plan:
     observers: Sequence[Observer]
     speaks: bool
     plain: bool
-    allow: Field = (b"allow", b"")
     steps: Steps | None = None
     on_error: tuple[OnError, ...] = ()
     last_on_error: Sequence[OnError] = ()
+    split: Split | None = None
+    condition: Callable[[Any, Scope], bool] | None = None

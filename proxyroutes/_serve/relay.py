@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from time import monotonic
-from typing import cast
 
 from proxyroutes._serve.exchange import ClientLeft, Exchange
 from proxyroutes._serve.fields import filter_response, has_bad_name, has_bad_value
 from proxyroutes._serve.location import map_location
 from proxyroutes._serve.match import Found
 from proxyroutes._serve.plan import Plan
-from proxyroutes._serve.steps.messages import edit_response, filter_response_content
+from proxyroutes._serve.steps.messages import take_steps
 from proxyroutes._serve.steps.streams import FilteredResponse
-from proxyroutes._serve.steps.timing import add_server_timing
 from proxyroutes._state.pools import Lease
 from proxyroutes.exceptions import GatewayError, RelayInterruptedError, Side, UpstreamProtocolError
 from proxyroutes.typing import Fields, Receive, Send, UpstreamResponse
@@ -91,57 +89,11 @@ class Answer:
             if lease is not None and (
                 plan.steps is not None or lease.lender.transforms is not None
             ):
-                self._take_steps(plan, found, lease, filtered=filtered)
+                names = server_fields(exchange.receive)
+                take_steps(self, plan, found, lease, names, filtered=filtered)
         except GatewayError as error:
-            if self._lease is not None:
-                self._lease.failed = error.side is Side.UPSTREAM
-            self.close()
+            self.give_up(error)
             raise
-
-    def _take_steps(
-        self, plan: Plan, found: Found | None, lease: Lease, *, filtered: bool
-    ) -> None:
-        exchange = self.exchange
-        if filtered:
-            content = filter_response_content(
-                exchange, plan, lease.lender, self.upstream, self.fields
-            )
-            if isinstance(content, FilteredResponse):
-                self.upstream = self.filtered = content
-                self.fields = content.fields
-            elif content is not None:
-                self.fields = content
-        fields = edit_response(plan, found, lease.lender, lease.destination, self.fields)
-        # What the server in front adds by itself comes once (CONFORMANCE H-44).
-        names = server_fields(exchange.receive)
-        self.fields = [field for field in fields if field[0] not in names]
-        if filtered and plan.steps is not None and plan.steps.server_timing:
-            self.fields = add_server_timing(exchange, self.fields)
-
-    async def begin(self) -> None:
-        """Filter what is here already of a content that is filtered.
-
-        Raises:
-            GatewayError: If it cannot be filtered: nothing was sent to the client.
-            ClientLeft: If the client left.
-        """
-        content = cast("FilteredResponse", self.filtered)
-        exchange = self.exchange
-        try:
-            exchange.enter()
-            await content.begin()
-        except BaseException as error:
-            reason = exchange.settle() if isinstance(error, asyncio.CancelledError) else None
-            if self._lease is not None and isinstance(reason or error, GatewayError):
-                self._lease.failed = getattr(reason or error, "side", None) is Side.UPSTREAM
-            self.close()
-            if reason is not None:
-                raise reason from error
-            raise
-        finally:
-            exchange.leave()
-        if content.complete:
-            self.fields.append((b"content-length", b"%d" % len(content.here)))
 
     def _relocate(self, value: bytes) -> bytes:
         found, lease = self._found, self._lease
@@ -232,6 +184,12 @@ class Answer:
             destination=self.exchange.destination,
         )
         raise interrupted from (reason if reason is not cause else cause)
+
+    def give_up(self, error: BaseException) -> None:
+        """Let go of a response that is not relayed because of an error."""
+        if self._lease is not None and isinstance(error, GatewayError):
+            self._lease.failed = error.side is Side.UPSTREAM
+        self.close()
 
     def close(self) -> None:
         """Let go of the response and its lease; a second call does nothing. Who opened the exchange ends it."""

@@ -237,9 +237,15 @@ class SessionSide:
     async def _dial(self, record: SessionRecord) -> Answer:
         plan = self.plan
         head = self.head()
+        if plan.steps is not None:
+            for admission in plan.steps.admissions:
+                await admission(record, plan, self.found, head)
         pool = self._pool or plan.pool
-        if pool is None:
+        if pool is None and plan.split is not None:
+            pool = plan.split(plan, self.found, self.scope, head)
+        elif pool is None:
             pool = await cast("Any", plan.choose)(self.forwarded())
+        self._pool = pool
         state = pool.state()
         record.pool = state.name
         if state.transforms is not None:

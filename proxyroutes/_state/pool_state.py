@@ -52,7 +52,6 @@ class PoolState:
         rules: Places, circuit and affinity; None for a pool that has none of them.
         budgets: What is left for further attempts.
         transforms: What it edits of every request and response, or None.
-        steps: What the request path has compiled ``transforms`` to, or None before that.
     """
 
     name: str
@@ -84,7 +83,6 @@ class PoolState:
     telemetry: Telemetry | None = None
     leases: int = 0
     _watched: dict[Watch, list[DestinationState]] = field(factory=dict)
-    steps: Any = None
     _estimate_at: float = 0.0
     _panics: bool = False
     _closed: bool = False
@@ -300,6 +298,9 @@ class PoolState:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    # Copies that a mirror sends are the pool's too.
+    spawn = _spawn
 
     def judged(self, watch: Watch, before: HealthReport) -> None:
         """A check has come to another verdict, or gives another weight."""

@@ -515,9 +515,9 @@ class UpstreamPool:
             NoDestinationError: If nothing is available.
             RuntimeError: Outside of a running loop.
         """
-        state, head = self.state(), _head_of(path, method, headers)
-        rules = state.rules
-        lease = state.lease(head) if rules is None else rules.lease(state, head, (), again=False)
+        state = self.state()
+        head = _head_of(path, method, headers)
+        lease = state.lease(head) if state.rules is None else state.rules.lease(state, head)
         lease.release()
         return lease.destination.recipe
 

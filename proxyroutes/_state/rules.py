@@ -107,9 +107,9 @@ class Rules:
         self,
         pool: Selecting,
         head: ForwardedHead,
-        tried: Sequence[DestinationState],
+        tried: Sequence[DestinationState] = (),
         *,
-        again: bool,
+        again: bool = False,
     ) -> Lease:
         """Choose by affinity first.
 

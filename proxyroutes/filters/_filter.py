@@ -14,7 +14,6 @@ from proxyroutes.filters._framing import (
     LineFraming,
     RecordFraming,
     ServerSentEvent,
-    StreamError,
 )
 from proxyroutes.typing import JSONValue
 
@@ -28,7 +27,6 @@ __all__ = [
     "to_filters",
 ]
 
-_BATCH_BYTES = 16 * 1024
 _EVENTS = ("text/event-stream",)
 _RECORDS = ("application/jsonl", "application/ndjson", "application/x-ndjson")
 
@@ -86,71 +84,30 @@ class StreamFilter:
             The stages of it, the last of which gives what is sent on. Each is closed by whoever opened them, the last first.
         """
         framing = None if self.framing is None else self.framing()
-        frames = chunks if framing is None else _Frames(chunks, framing)
+        frames = chunks if framing is None else _cut(chunks, framing)
         arguments = (frames, facts) if self._wants_facts else (frames,)
         filtered = self.function(*arguments)
         if not hasattr(filtered, "__anext__"):
             raise TypeError(
                 f"a filter gives an asynchronous iterator: write {_name(self.function)!r} as an async generator"
             )
-        if framing is None or not isinstance(frames, _Frames):
+        if framing is None:
             return (filtered,)
-        return (frames.stream, filtered, _join(filtered, frames, framing))
+        return (frames, filtered, _join(filtered, framing))
 
 
-class _Frames:
-    """What a framing cuts, and whether more of it is here already."""
-
-    def __init__(self, chunks: AsyncIterator[bytes], framing: Framing[Any]) -> None:
-        self.more = False
-        self.stream = self._cut(chunks, framing)
-
-    def __aiter__(self) -> _Frames:
-        return self
-
-    async def __anext__(self) -> Any:
-        return await anext(self.stream)
-
-    async def _cut(
-        self, chunks: AsyncIterator[bytes], framing: Framing[Any]
-    ) -> AsyncIterator[Any]:
-        async for chunk in chunks:
-            last: Any = self
-            failure: StreamError | None = None
-            items = framing.feed(chunk)
-            # One ahead: it is known then whether there is another one without waiting for it.
-            while True:
-                try:
-                    item = next(items, self)
-                except StreamError as error:
-                    failure, item = error, self
-                self.more = item is not self
-                if last is not self:
-                    yield last
-                if item is self:
-                    break
-                last = item
-            if failure is not None:
-                raise failure
-        for item in framing.finish():
+async def _cut(chunks: AsyncIterator[bytes], framing: Framing[Any]) -> AsyncIterator[Any]:
+    async for chunk in chunks:
+        for item in framing.feed(chunk):
             yield item
+    for item in framing.finish():
+        yield item
 
 
-async def _join(
-    filtered: AsyncIterator[Any], frames: _Frames, framing: Framing[Any]
-) -> AsyncIterator[bytes]:
-    batch: list[bytes] = []
-    size = 0
+async def _join(filtered: AsyncIterator[Any], framing: Framing[Any]) -> AsyncIterator[bytes]:
+    # One at a time: whether another one follows at once is the filter's to know.
     async for item in filtered:
-        piece = framing.join(item)
-        batch.append(piece)
-        size += len(piece)
-        if not (framing.batched and frames.more) or size >= _BATCH_BYTES:
-            yield b"".join(batch)
-            batch.clear()
-            size = 0
-    if batch:
-        yield b"".join(batch)
+        yield framing.join(item)
 
 
 def _name(function: Any) -> str:

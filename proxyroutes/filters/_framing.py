@@ -47,9 +47,6 @@ def _too_large(what: str, limit: int) -> StreamError:
 class Framing(Protocol[ItemT_co]):
     """Cuts one stream, and puts what comes of it back into bytes."""
 
-    batched: bool
-    """Whether several items may be sent on together, where they have come together."""
-
     def feed(self, chunk: bytes) -> Iterator[ItemT_co]:
         """Take the next bytes and give what is complete."""
         ...
@@ -66,7 +63,6 @@ class Framing(Protocol[ItemT_co]):
 class _Lines(Generic[ItemT_co]):
     """Pieces that end with a line feed."""
 
-    batched = True
     what = "a line"
 
     def __init__(self, max_bytes: int) -> None:
@@ -234,8 +230,6 @@ class ServerSentEvent:
 
 class EventFraming:
     """Events of ``text/event-stream``, each as soon as it is complete."""
-
-    batched = False
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes

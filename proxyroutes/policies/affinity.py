@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b, sha256
 from typing import Literal
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from proxyroutes.policies.hashing import ConsistentHash
 from proxyroutes.typing import (
@@ -158,7 +158,7 @@ class _BoundCookieAffinity:
         wanted = self._name + b"="
         return [
             pair.strip()[len(wanted) :]
-            for known, value in head.fields
+            for known, value in head.received or head.fields
             if known == b"cookie"
             for pair in value.split(b";")
             if pair.strip().startswith(wanted)
@@ -246,8 +246,14 @@ class _BoundHeaderAffinity:
     def _pick(
         self, balancer: Balancer, candidates: Sequence[Candidate], head: ForwardedHead
     ) -> Candidate | None:
-        if not candidates or not any(known == self._name for known, _ in head.fields):
+        if not candidates:
             return None
+        if not any(known == self._name for known, _ in head.fields):
+            # A rule may have taken it out of what the upstream gets, and still it names a destination.
+            received = head.received or []
+            if not any(known == self._name for known, _ in received):
+                return None
+            head = evolve(head, fields=received)
         return balancer.pick(candidates, head) if len(candidates) > 1 else candidates[0]
 
     def fields(self, chosen: Candidate, head: ForwardedHead, /) -> Fields:

@@ -6,6 +6,7 @@ loops or FastAPI.
 
 from __future__ import annotations
 
+import inspect
 import ipaddress
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import unquote, urlsplit
 
-from attrs import Factory, field, frozen
+from attrs import field, frozen
 from attrs.converters import optional
 
 from proxyroutes.settings._checks import (
@@ -60,13 +61,8 @@ _NO_VALUE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
 _DOMAIN = re.compile(r"\.?[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 _COOKIE_PATH = re.compile(r"/[\x20-\x3a\x3c-\x7e]*")
 
-# What a value may be filled in with: <name> or {name}; doubled it is text.
-_PARAMETER = re.compile(
-    r"<<([A-Za-z_]\w*)>>|\{\{([A-Za-z_]\w*)\}\}|<([A-Za-z_]\w*)>|\{([A-Za-z_]\w*)\}", re.ASCII
-)
-
 HOP_FIELDS: frozenset[str] = frozenset(
-    {
+    [
         "connection",
         "content-length",
         "expect",
@@ -80,25 +76,11 @@ HOP_FIELDS: frozenset[str] = frozenset(
         "trailer",
         "transfer-encoding",
         "upgrade",
-    }
+    ]
 )
 """Fields of one connection, its framing among them: no rule can write or keep one."""
-
-
-def split_value(text: str) -> tuple[tuple[str, bool], ...]:
-    """Take a rule's value apart: pieces of text, and names of parameters, which are marked."""
-    pieces: list[tuple[str, bool]] = []
-    end = 0
-    for found in _PARAMETER.finditer(text):
-        doubled = found[1] or found[2]
-        literal = text[end : found.start()]
-        end = found.end()
-        if doubled:
-            pieces.append((literal + found[0][1:-1], False))
-        else:
-            pieces.extend(((literal, False), (found[3] or found[4], True)))
-    pieces.append((text[end:], False))
-    return tuple([piece for piece in pieces if piece[0]])
+_HOST_PATTERN = re.compile(r"\[[0-9a-f:.]+\]|(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
+_FIELD_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 
 
 def _to_mapping(
@@ -395,21 +377,74 @@ def _check_host(host: str, url: str) -> str:
     return host
 
 
+def _to_hosts(value: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys([str(one).lower().removesuffix(".") for one in to_texts(value)]))
+
+
+def _to_lower_pairs(
+    value: Mapping[str, str] | Iterable[tuple[str, str]],
+) -> tuple[tuple[str, str], ...]:
+    return tuple([(str(name).lower(), text) for name, text in _to_mapping(value)])
+
+
 @frozen(kw_only=True)
 class Match:
-    """What besides path and method decides a route.
+    """What besides path and method decides a route. All that is given must hold.
+
+    Several routes may have one path; the first one in declared order whose ``Match`` holds serves the request, and to a
+    request for which it does not hold a route is not there at all. Only what the client may say is looked at: forwarding
+    fields, hop-by-hop fields and the route's ``identity_headers`` are not seen.
 
     Attributes:
-        hosts: Names that ``Host`` may have, ``*.example.com`` for every name below one. Empty: any.
-        headers: Fields and the value that each must have.
-        query: Parameters and the value that each must have.
-        when: A last word on the request; called only where all else matches.
+        hosts: Names that ``Host`` may have, in any case and with any port; ``*.example.com`` is every name below
+            ``example.com``, but not itself. Empty: any, also none.
+        headers: Fields and the value that each must have, exactly. Of a field with several lines, one is enough.
+        query: Parameters and the value that each must have, exactly, after decoding. Of a parameter that is given
+            several times, one is enough.
+        when: A last word, asked only where all else holds: an ordinary function, given the request as a
+            ``proxyroutes.typing.ReceivedRequest``. It must not block and should always say the same of the same request.
+            What it raises is answered 500.
+
+    Raises:
+        TypeError: If a value is no text, or ``when`` is no ordinary function.
+        ValueError: If a host or a field name cannot be one.
+
+    Source:
+        RFC 9110 §7.2 (Host), §4.2.3 (names of hosts have no case).
     """
 
-    hosts: tuple[str, ...] = field(default=(), converter=to_texts)
-    headers: tuple[tuple[str, str], ...] = field(default=(), converter=_to_mapping)
+    hosts: tuple[str, ...] = field(default=(), converter=_to_hosts)
+    headers: tuple[tuple[str, str], ...] = field(default=(), converter=_to_lower_pairs)
     query: tuple[tuple[str, str], ...] = field(default=(), converter=_to_mapping)
     when: Callable[[Any], bool] | None = field(default=None)
+
+    def __attrs_post_init__(self) -> None:
+        for host in self.hosts:
+            if not _HOST_PATTERN.fullmatch(host):
+                raise ValueError(
+                    "a host is a name without a port, 'api.example.com' or '*.example.com' "
+                    f"(any port matches): {host!r}"
+                )
+        for name, value in (*self.headers, *self.query):
+            if not isinstance(value, str):
+                raise TypeError(f"the value of {name!r} is a text, not {value!r}")
+        for name, _ in self.headers:
+            if name == "host":
+                raise ValueError(f"write hosts=[...] instead of headers={{{name!r}: ...}}")
+            if not _FIELD_NAME.fullmatch(name):
+                raise ValueError(f"not a field name: {name!r}")
+        when: Any = self.when
+        if when is not None and (not callable(when) or inspect.iscoroutinefunction(when)):
+            raise TypeError(f"when is an ordinary function, not {when!r}")
+
+    def covers(self, other: Match) -> bool:
+        """Whether it surely holds wherever the other one does."""
+        return (
+            (self.when is None or self.when == other.when)
+            and (not self.hosts or (bool(other.hosts) and set(self.hosts) >= set(other.hosts)))
+            and set(self.headers) <= set(other.headers)
+            and set(self.query) <= set(other.query)
+        )
 
 
 @frozen(kw_only=True)
@@ -451,20 +486,6 @@ class HeaderRules:
                 raise ValueError(f"{name!r} is set twice: add the second one")
 
 
-def check_request_rules(rules: HeaderRules) -> None:
-    """Refuse what only rules for responses can do.
-
-    Raises:
-        ValueError: If they name ``Host``, or write ``Via``.
-    """
-    written = {name.lower() for name, _ in (*rules.set, *rules.add)}
-    written.update(name.lower() for name in rules.remove)
-    if "host" in written.union(name.lower() for name in rules.allow or ()):
-        raise ValueError("Host is chosen by host=, not by rules for fields")
-    if "via" in written:
-        raise ValueError("Via is the gateway's own: choose its name with Proxy(via=…)")
-
-
 def _check_name(name: Any) -> None:
     if not isinstance(name, str) or not _TOKEN.fullmatch(name):
         raise ValueError(f"not a field name: {name!r}")
@@ -502,14 +523,11 @@ class QueryRules:
     allow: tuple[str, ...] | None = field(default=None, converter=optional(to_texts))
 
     def __attrs_post_init__(self) -> None:
-        pairs = (
-            *self.set,
-            *self.add,
-            *((name, "") for name in (*self.remove, *(self.allow or ()))),
-        )
-        for name, value in pairs:
+        pairs = (*self.set, *self.add)
+        for name in (*(name for name, _ in pairs), *self.remove, *(self.allow or ())):
             if not name or not isinstance(name, str):
                 raise ValueError(f"not the name of a parameter: {name!r}")
+        for name, value in pairs:
             if not isinstance(value, str):
                 raise ValueError(f"the value of {name!r} is a string: {value!r}")  # noqa: TRY004 - as every other rule here.
 
@@ -555,8 +573,6 @@ def _to_trusted(values: Iterable[str]) -> tuple[str, ...]:
     return found
 
 
-Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
-
 UNIX = "unix"
 """Among trusted peers: those that come over a Unix socket."""
 
@@ -577,7 +593,6 @@ class Forwarding:
             ``Client-Cert-Chain``, ``"xfcc"`` in ``X-Forwarded-Client-Cert``, ``"off"`` not at all. It is read from the
             server's TLS extension of ASGI; a trusted peer's word is passed on. What anybody else sends of these fields is
             always dropped.
-        networks: The networks of ``trusted``.
 
     Raises:
         ValueError: If a value is none of these, ``trusted`` has what is no network, or one of ``"append"`` and ``trusted``
@@ -592,15 +607,6 @@ class Forwarding:
     x_forwarded: bool = True
     trusted: tuple[str, ...] = field(default=(), converter=_to_trusted)
     client_cert: Literal["off", "rfc9440", "xfcc"] = "off"
-    networks: tuple[Network, ...] = field(
-        init=False,
-        eq=False,
-        repr=False,
-        default=Factory(
-            lambda self: tuple(ipaddress.ip_network(one) for one in self.trusted if one != UNIX),
-            takes_self=True,
-        ),
-    )
 
     def __attrs_post_init__(self) -> None:
         if self.mode not in {"set", "append", "off"}:

@@ -2,6 +2,7 @@
 
 from proxyroutes.testing.client import open_client, open_socket_client
 from proxyroutes.testing.clock import ManualClock
+from proxyroutes.testing.faults import Fault, FaultProxy, FaultyOrigin, NetworkFaults
 from proxyroutes.testing.gateway import RunningGateway, run_gateway
 from proxyroutes.testing.origin import (
     Close,
@@ -16,13 +17,17 @@ from proxyroutes.testing.origin import (
     Step,
     Wait,
 )
-from proxyroutes.testing.replace import replaced_transport
+from proxyroutes.testing.replace import replaced_transport, without_retries
 from proxyroutes.testing.upstream import RecordedRequest, RecordingUpstream
 
 __all__ = [
     "Close",
+    "Fault",
+    "FaultProxy",
+    "FaultyOrigin",
     "HalfClose",
     "ManualClock",
+    "NetworkFaults",
     "ReadBody",
     "ReadHead",
     "ReadToEnd",
@@ -39,4 +44,5 @@ __all__ = [
     "open_socket_client",
     "replaced_transport",
     "run_gateway",
+    "without_retries",
 ]

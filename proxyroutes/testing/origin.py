@@ -28,6 +28,7 @@ __all__ = [
     "ScriptedOrigin",
     "Step",
     "Wait",
+    "reset_connection",
 ]
 
 _READ_BYTES = 65_536
@@ -296,7 +297,7 @@ class _Player:
             case HalfClose():
                 self._writer.write_eof()
             case _:
-                _reset(self._writer)
+                reset_connection(self._writer)
 
     async def _read_until(self, mark: bytes) -> None:
         await self._read_while(lambda: mark not in self._unread)
@@ -314,7 +315,8 @@ class _Player:
             pass
 
 
-def _reset(writer: asyncio.StreamWriter) -> None:
+def reset_connection(writer: asyncio.StreamWriter) -> None:
+    """Break a connection with a TCP reset."""
     # Linger for 0 seconds: closing sends RST instead of FIN.
     linger = struct.pack("ii", 1, 0)
     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)

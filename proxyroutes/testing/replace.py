@@ -13,7 +13,7 @@ from proxyroutes.proxy import Proxy
 from proxyroutes.transports import ASGITransport
 from proxyroutes.typing import ASGIApp, Transport
 
-__all__ = ["replaced_transport"]
+__all__ = ["replaced_transport", "without_retries"]
 
 
 @contextlib.contextmanager
@@ -39,13 +39,8 @@ def replaced_transport(
         RuntimeError: If one of the pools is running on this event loop.
         TypeError: If ``place`` is neither.
     """
-    pools = _find_pools(place)
+    pools = _find_idle_pools(place)
     transport = instead if _is_transport(instead) else ASGITransport(instead)
-    for pool in pools:
-        if _runs_here(pool):
-            raise RuntimeError(
-                f"pool {pool.name!r} is running: replace its transport before the application starts"
-            )
     before = [pool.transport for pool in pools]
     try:
         for pool in pools:
@@ -54,6 +49,41 @@ def replaced_transport(
     finally:
         for pool, own in zip(pools, before, strict=True):
             pool.transport = own
+
+
+@contextlib.contextmanager
+def without_retries(place: Proxy | UpstreamPool) -> Iterator[None]:
+    """Have pools try nothing again: what an upstream does in a test is seen once, and what it answers is what comes.
+
+    Enter it before the application starts. A route that has a ``retry=`` of its own keeps it, and where no connection is
+    made the next destination is asked in any case.
+
+    Args:
+        place: A pool, or a proxy for every pool that its routes name.
+
+    Raises:
+        RuntimeError: If one of the pools is running on this event loop.
+        TypeError: If ``place`` is neither.
+    """
+    pools = _find_idle_pools(place)
+    before = [pool.retry for pool in pools]
+    try:
+        for pool in pools:
+            pool.retry = None
+        yield
+    finally:
+        for pool, own in zip(pools, before, strict=True):
+            pool.retry = own
+
+
+def _find_idle_pools(place: Proxy | UpstreamPool) -> tuple[UpstreamPool, ...]:
+    pools = _find_pools(place)
+    for pool in pools:
+        if _runs_here(pool):
+            raise RuntimeError(
+                f"pool {pool.name!r} is running: change it for a test before the application starts"
+            )
+    return pools
 
 
 def _find_pools(place: Proxy | UpstreamPool) -> tuple[UpstreamPool, ...]:

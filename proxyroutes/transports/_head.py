@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from proxyroutes.exceptions import UpstreamProtocolError
+from proxyroutes.transports._auth import is_bound
 from proxyroutes.typing import Body, Endpoint, Fields, ForwardedHead
 
 __all__ = ["MAX_FIELDS", "MAX_HEAD_BYTES", "check_head", "compose_fields"]
@@ -14,6 +15,7 @@ MAX_FIELDS = 200
 """Field lines of a response."""
 
 _FIELD_OVERHEAD_BYTES = 4
+_VERSIONS = frozenset({"HTTP/1.0", "HTTP/1.1", "HTTP/2", "HTTP/3"})
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
 
@@ -32,11 +34,13 @@ def compose_fields(head: ForwardedHead, body: Body | None, destination: Endpoint
         fields.append((b"content-length", b"%d" % length))
     elif body is not None:
         fields.append((b"transfer-encoding", b"chunked"))
+    if any(name == b"authorization" and is_bound(value) for name, value in fields):
+        fields.append((b"connection", b"close"))
     return fields
 
 
-def check_head(status: int, fields: Fields) -> None:
-    """Refuse the head of a response that is not final or is too large.
+def check_head(status: int, fields: Fields, version: str = "HTTP/1.1") -> None:
+    """Refuse the head of a response that is not final, too large, or of a version that nobody speaks.
 
     Raises:
         UpstreamProtocolError: If the head must not be relayed.
@@ -44,6 +48,9 @@ def check_head(status: int, fields: Fields) -> None:
     Source:
         RFC 9110 §15 (status codes outside of the range), RFC 9110 §7.8 (101 that was not asked for).
     """
+    if version not in _VERSIONS:
+        # A parser of HTTP/1 may take any two digits for a version.
+        raise UpstreamProtocolError(f"not a version of HTTP: {version!r}")
     if not 200 <= status <= 599:
         raise UpstreamProtocolError(f"status {status} is not a final status")
     framing = [name for name, _ in fields if name in _FRAMING]

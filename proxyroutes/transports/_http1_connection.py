@@ -16,6 +16,7 @@ import httptools
 from typing_extensions import override
 
 from proxyroutes.exceptions import GatewayError, Side, Stage, UpstreamProtocolError
+from proxyroutes.transports._auth import authorizes_connection, challenges_connection
 from proxyroutes.transports._head import MAX_FIELDS, MAX_HEAD_BYTES
 from proxyroutes.typing import Attempt, Field, Fields
 
@@ -174,6 +175,7 @@ class Http1Connection(asyncio.Protocol):
     """A connection: idle in its pool, or serving one response."""
 
     __slots__ = (
+        "_bound",
         "_closed",
         "_drain",
         "_on_idle",
@@ -209,6 +211,8 @@ class Http1Connection(asyncio.Protocol):
         self._response: Http1Response | None = None
         self._request_sent = True
         self._reusable = True
+        # One client was authenticated on it: nobody else may use it.
+        self._bound = False
         self._surplus = False
         self._closed = False
         self._reading_paused = False
@@ -241,6 +245,8 @@ class Http1Connection(asyncio.Protocol):
         self._response = response = Http1Response(self, attempt, is_head)
         self._request_sent = not has_body
         attempt.sent = True
+        if b"\r\nauthorization: " in head:
+            self._bound = authorizes_connection(head)
         self._write(head)
         return response
 
@@ -431,6 +437,7 @@ class Http1Connection(asyncio.Protocol):
             # RFC 9112 §6.1: a coding in HTTP/1.0 is faulty framing; the connection is closed after it.
             faulty = response.chunked and version == "1.0"
             self._reusable = self._parser.should_keep_alive() and not faulty
+        self._bound |= status == 401 and challenges_connection(status, response.fields)
         attempt = response.attempt
         attempt.stage = Stage.RESPONSE_BODY
         attempt.progress += 1
@@ -469,7 +476,7 @@ class Http1Connection(asyncio.Protocol):
             response.pump.cancel()
         reusable = self._reusable and self._request_sent and not self._surplus and not self._closed
         response.wake()
-        if not reusable:
+        if not reusable or self._bound:
             self.close()
             return
         self._response = response.connection = None

@@ -32,6 +32,7 @@ from proxyroutes.exceptions import (
 )
 from proxyroutes.settings import TLS, Timeouts
 from proxyroutes.transports._head import check_head, compose_fields
+from proxyroutes.transports._httpcore import spoil_unless_clean
 from proxyroutes.transports._tls import make_ssl_context
 from proxyroutes.typing import (
     Attempt,
@@ -312,21 +313,6 @@ def _classify(error: Exception, attempt: Attempt, destination: Endpoint) -> Gate
     )
 
 
-def _spoil_if_surplus(stream: Any) -> None:
-    """Have a connection closed that has more bytes than its response.
-
-    httpcore would give it back to its pool with those bytes, and the next request would get them for its response
-    (CONFORMANCE F-01). Its parser stands behind attributes that are not public: where they are called otherwise, there is
-    nothing to look at, and the contract tests fail.
-    """
-    for name in ("_stream", "_httpcore_stream", "_stream", "_connection"):
-        stream = getattr(stream, name, stream)
-    parser = getattr(stream, "_h11_state", None)
-    if parser is not None and parser.trailing_data[0]:
-        # A connection whose request failed is never used again.
-        parser.send_failed()
-
-
 class _HttpxResponse:
     """A response of httpx as the gateway takes it: raw bytes."""
 
@@ -387,7 +373,7 @@ class _HttpxResponse:
                 if chunk:
                     self._attempt.progress += 1
                     return chunk
-            _spoil_if_surplus(self._response.stream)
+            spoil_unless_clean(self._response)
             await self._response.aclose()
         except BaseException as error:
             if self._interrupted and task.uncancel() <= cancelling:
@@ -472,7 +458,7 @@ class _BoundHttpx:
         attempt.connected = attempt.sent = True
         received = _HttpxResponse(response, attempt, destination, self)
         try:
-            check_head(received.status, received.fields)
+            check_head(received.status, received.fields, response.http_version)
         except UpstreamProtocolError as error:
             received.abort()
             error.at(destination=destination.origin, sent=True)

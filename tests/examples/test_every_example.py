@@ -63,3 +63,11 @@ def test_an_example_serves_on_loopback(path, served):
     actual = [(config.host, config.port) for config in served]
 
     assert [("127.0.0.1", 8000)] == actual
+
+
+def test_pages_include_examples_by_the_marker():
+    """A formatter that takes the marker for an expression would leave a page without its example."""
+    pages = sorted((EXAMPLES.parent / "docs").rglob("*.md"))
+    actual = [page.name for page in pages if "--8 <" in page.read_text(encoding="utf-8")]
+
+    assert [] == actual

@@ -227,6 +227,7 @@ async def test_an_upload_that_the_upstream_resets_is_answered_502(serve, http, l
         assert 1 == origin.connections
 
 
+@pytest.mark.requirement("S-45")
 async def test_log_lines_hold_no_line_ends_of_others(serve, caplog):
     """What an upstream sends cannot write a line of the log."""
     async with ScriptedOrigin([b"HTTP/1.1 200 OK\r\nX: a\x00\nforged=yes\r\n\r\n"]) as origin:

@@ -105,6 +105,7 @@ async def test_an_inclusions_prefix_is_forwarded_too(serving, echo, proxy, app):
     assert "/p/x/a%2Fb" == (await (await serving(app)).see("/p/x/a%2Fb")).target
 
 
+@pytest.mark.requirement("H-52")
 async def test_a_rewrite_is_filled_in_behind_a_base_path(serving, echo, proxy, app):
     """Captured raw text, behind the destination's own base path."""
     proxy.get("/users/<name>/<path>", upstream=f"{echo.url}/base/", rewrite="/v2/<path>/<name>")(
@@ -250,6 +251,7 @@ async def test_options_of_the_server_itself_is_not_ours(echo, proxy, app):
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.requirement("S-39")
 async def test_a_missing_last_slash_is_redirected(
     serving, echo, proxy, app, target, location, method
 ):
@@ -463,6 +465,7 @@ async def test_a_chooser_may_edit_the_request(serving, echo, proxy, app):
     assert "/edited" == (await (await serving(app)).see("/x")).target
 
 
+@pytest.mark.requirement("H-56")
 async def test_a_failing_chooser_is_a_server_error(serving, proxy, app):
     """What it gives must be a pool."""
     app.include_router(declare(proxy, "/x", upstream=lambda request: DEAD).build_router())
@@ -552,6 +555,7 @@ async def test_the_routers_own_prefix_may_have_parameters_in_either_spelling(
     assert ["a"] == got
 
 
+@pytest.mark.requirement("H-51")
 async def test_a_mounted_application_forwards_the_whole_target(serving, echo, proxy, app):
     """A mount is part of the request target."""
     app.include_router(declare(proxy, "/x/<path>", upstream=echo.url).build_router())
@@ -560,6 +564,7 @@ async def test_a_mounted_application_forwards_the_whole_target(serving, echo, pr
     assert "/sub/x/a%2Fb" == (await (await serving(outer)).see("/sub/x/a%2Fb")).target
 
 
+@pytest.mark.requirement("H-51")
 async def test_a_mounted_application_rewrites_behind_its_mount(serving, echo, proxy, app):
     """Captures begin behind the mount."""
     app.include_router(
@@ -573,6 +578,7 @@ async def test_a_mounted_application_rewrites_behind_its_mount(serving, echo, pr
     assert ("/a", "/sub/x") == (seen.target, seen.get("x-forwarded-prefix"))
 
 
+@pytest.mark.requirement("H-51")
 async def test_a_servers_root_path_is_not_forwarded(serving, echo, proxy, app):
     """What the server put in front was never in the target."""
     app.include_router(declare(proxy, "/x/<path>", upstream=echo.url).build_router())
@@ -581,6 +587,7 @@ async def test_a_servers_root_path_is_not_forwarded(serving, echo, proxy, app):
     assert ("/x/a%2Fb", "/root") == (seen.target, seen.get("x-forwarded-prefix"))
 
 
+@pytest.mark.requirement("H-51")
 async def test_an_applications_root_path_changes_nothing(serving, echo, proxy):
     """``FastAPI(root_path=)`` is for documents; a path without it is matched whole."""
     app = FastAPI()
@@ -807,6 +814,7 @@ async def test_parameters_of_a_silent_stub_are_solved_too(serving, echo, proxy, 
     assert (422, 200) == (await served.status("/x"), await served.status("/x?limit=1"))
 
 
+@pytest.mark.requirement("R-49")
 async def test_a_synchronous_stub_is_run_in_a_thread(serving, echo, proxy, app):
     """As a synchronous endpoint is."""
     import threading
@@ -1444,6 +1452,7 @@ async def test_an_error_of_a_dependency_is_answered_as_a_problem(serving, echo, 
     assert (429, "Slow down") == (reply.status, json.loads(reply.body)["title"])
 
 
+@pytest.mark.requirement("H-56")
 async def test_a_stub_that_fails_after_it_began_leaves_nothing_behind(serving, proxy, app):
     """A chooser that raises ends its request as any endpoint would."""
 

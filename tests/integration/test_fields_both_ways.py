@@ -237,6 +237,7 @@ async def test_the_gateway_says_where_the_request_came_from(serve, http):
 
 @pytest.mark.requirement("S-25")
 @one_transport
+@pytest.mark.requirement("S-22")
 async def test_the_clients_address_is_not_doubled_behind_a_trusted_proxy(serve):
     """Where the server takes the address from ``X-Forwarded-For`` it is said once."""
     received = await forward(serve, "X-Forwarded-For: 192.0.2.7", server={"proxy_headers": True})
@@ -565,6 +566,7 @@ async def test_a_response_that_ends_with_its_connection_is_relayed_whole(serve, 
 
 
 @pytest.mark.requirement("H-21")
+@pytest.mark.requirement("S-43")
 async def test_a_coded_content_passes_as_it_is(serve):
     """Nothing is decoded: bytes, length and coding are the origin's."""
     body = b"\x1f\x8b not gzip at all"
@@ -590,6 +592,7 @@ async def test_an_http_1_0_client_is_sent_no_chunks(serve):
 @pytest.mark.parametrize(
     "status", [b"999", b"600", b"101 Switching Protocols", b"103 Early Hints", b"199", b"100"]
 )
+@pytest.mark.requirement("H-32")
 async def test_a_status_that_is_not_final_is_answered_502(serve, status):
     """An upstream's last word must be a final response; none of it reaches the client."""
     reply = await relay(serve, b"HTTP/1.1 " + status + b"\r\nX-Secret: 1", b"")
@@ -602,6 +605,7 @@ async def test_a_status_that_is_not_final_is_answered_502(serve, status):
 @pytest.mark.parametrize(
     "interim", [b"100 Continue", b"102 Processing", b"103 Early Hints\r\nLink: </a>"]
 )
+@pytest.mark.requirement("H-32")
 async def test_an_interim_response_does_not_disturb_the_final_one(serve, interim):
     """What comes before the final response is not mistaken for it."""
     reply = await relay(

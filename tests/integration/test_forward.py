@@ -652,6 +652,7 @@ async def test_the_pool_of_an_origin_is_kept(forwarding, echo, proxy):
     assert (1, 1) == (len(proxy._url_pools), echo.connections)
 
 
+@pytest.mark.requirement("S-20")
 async def test_urls_of_one_origin_differ_in_their_base(serving, echo, proxy, app):
     """The base path is the URL's, not the pool's."""
 
@@ -681,6 +682,7 @@ async def test_a_unix_socket_is_forwarded_to(forwarding, tmp_path, end):
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:80", "ftp://a", "http://a?x=1", "http://"])
+@pytest.mark.requirement("S-19")
 async def test_a_bad_url_is_refused(serving, proxy, app, url):
     """As in a declaration."""
 

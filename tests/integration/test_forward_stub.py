@@ -305,6 +305,23 @@ async def test_a_response_is_read_and_relayed_all_the_same(bench):
         assert [200] == [record.status for record in bench.records]
 
 
+@pytest.mark.parametrize("charset", ["", "; charset=utf-8", "; charset=none-such"])
+async def test_a_text_in_an_unknown_charset_is_read_all_the_same(bench, charset):
+    """As UTF-8, which everybody means."""
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: text/plain{charset}\r\nContent-Length: 2\r\n\r\n"
+    async with ScriptedOrigin([head.encode() + "ü".encode()]) as origin:
+
+        @bench.proxy.get("/x", upstream=bench.pool(origin.url))
+        async def wraps(forward: Forward) -> Response:
+            response = await forward()
+            await response.read()
+            return Response(response.text.upper())
+
+        reply = await (await bench.serve()).ask("/x")
+
+        assert "Ü".encode() == reply.body
+
+
 @pytest.mark.parametrize("framing", ["Content-Length: 11", "Transfer-Encoding: chunked"])
 async def test_a_response_over_the_limit_is_not_read(bench, framing):
     """It is answered 502, and the destination is not to blame."""
@@ -508,6 +525,52 @@ async def test_content_may_be_made_of_the_clients(bench, echo):
     seen = await (await bench.serve()).see("/x", method="POST", body="content")
 
     assert "CONTENT" == seen.body
+
+
+async def test_content_may_be_made_while_it_is_sent(bench, echo):
+    """Of a stream of the stub's own; a client that leaves meanwhile is still heard."""
+
+    async def made():
+        yield b"one "
+        yield b""
+        yield b"two"
+
+    @bench.proxy.post("/x", upstream=bench.pool(echo.url))
+    async def wraps(forward: Forward) -> Response:
+        return await forward(body=made())
+
+    seen = await (await bench.serve()).see("/x", method="POST", body="content")
+
+    assert ("one two", "chunked") == (seen.body, seen.get("transfer-encoding"))
+
+
+async def test_a_client_that_leaves_ends_content_that_is_made(bench):
+    """Its stream goes no further."""
+    waits = asyncio.Event()
+    ended = []
+
+    async def made():
+        try:
+            yield b"one"
+            waits.set()
+            await asyncio.Event().wait()
+        finally:
+            ended.append("ended")
+
+    async with ScriptedOrigin([ReadHead()]) as origin:
+
+        @bench.proxy.post("/x", upstream=bench.pool(origin.url))
+        async def wraps(forward: Forward) -> Response:
+            return await forward(body=made())
+
+        client = await (await bench.serve()).connect()
+        await client.send(make_request("/x", method="POST"))
+        await waits.wait()
+        client.leave()
+        await origin.wait_until(lambda: origin.connections and not origin.open_connections)
+        await eventually(lambda: bench.records and ended)
+
+        assert (499, ["ended"]) == (bench.records[0].status, ended)
 
 
 async def test_an_exchange_that_watches_does_not_steal_the_clients_content(bench, echo):

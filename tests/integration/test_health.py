@@ -40,6 +40,7 @@ async def ask(port):
     return reply.status, reply.get("retry-after")
 
 
+@pytest.mark.requirement("R-29")
 async def test_what_is_down_at_start_is_never_asked():
     """The first round is over before the gateway serves: no request meets a cold pool."""
     with refusing_destination() as down:
@@ -54,6 +55,7 @@ async def test_what_is_down_at_start_is_never_asked():
     assert second.latency
 
 
+@pytest.mark.requirement("R-30")
 async def test_with_nothing_well_it_is_503_at_once():
     """And the client is told when to come again."""
     with refusing_destination() as down:
@@ -99,6 +101,7 @@ async def eventually_asked(port, pool, before):
     pytest.fail("it was never asked again")
 
 
+@pytest.mark.requirement("R-29")
 async def test_a_lazy_start_does_not_wait():
     """Unknown counts as available."""
     async with ScriptedOrigin(answers) as origin:

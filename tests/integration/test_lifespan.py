@@ -111,6 +111,7 @@ def test_two_inclusions_are_counted(proxy, app, transport):
     assert ((200, 200, 1, 0), 1) == (during, transport.closed)
 
 
+@pytest.mark.requirement("R-46")
 def test_an_application_runs_again(proxy, app, transport, records):
     """Two runs of one application, each on a loop of its own, start and stop cleanly."""
     app.include_router(proxy.build_router())
@@ -121,6 +122,7 @@ def test_an_application_runs_again(proxy, app, transport, records):
     assert (2, 2, []) == (transport.bound, transport.closed, records())
 
 
+@pytest.mark.requirement("R-46")
 def test_without_a_lifespan_the_first_request_starts(proxy, app, transport, records):
     """Once, with a log record, and it ends with its loop."""
     app.include_router(proxy.build_router())
@@ -247,6 +249,7 @@ async def test_entering_a_proxy_twice_is_counted(proxy, transport):
     assert (1, 0, 1) == (transport.bound, during, transport.closed)
 
 
+@pytest.mark.requirement("R-46")
 async def test_a_proxy_runs_once_for_each_loop(proxy, transport):
     """A proxy knows on which loop it runs."""
     before = proxy._lifespan.running

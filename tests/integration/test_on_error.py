@@ -132,6 +132,43 @@ async def test_a_handler_gives_the_answer(serving, lane, made, expected, is_asyn
     assert expected == (reply.status, reply.body, reply.get("x-own"))
 
 
+async def test_a_handler_may_give_an_application(serving, lane):
+    """Whatever is called as one."""
+
+    async def tiny(scope, receive, send):
+        await send({"type": "http.response.start", "status": 299, "headers": []})
+        await send({"type": "http.response.body", "body": scope["path"].encode()})
+
+    proxy = Proxy()
+    proxy.route("/x", upstream=DEAD, on_error=lambda error, request: tiny)(stub)
+    reply = await (await serving(assemble(proxy, lane))).ask("/x")
+
+    assert (299, b"/x") == (reply.status, reply.body)
+
+
+async def test_what_the_gateway_answers_itself_is_no_failure(serving, lane):
+    """The last hop of Max-Forwards (RFC 9110 section 7.6.2) is no handler's."""
+    asked = []
+    proxy = Proxy()
+    proxy.route("/x", upstream=DEAD, on_error=say("x", asked))(stub)
+    served = await serving(assemble(proxy, lane))
+    reply = await served.ask("/x", "Max-Forwards: 0", method="OPTIONS")
+
+    assert (204, []) == (reply.status, asked)
+
+
+async def test_none_drops_what_is_inherited(serving, lane):
+    """The pool and the proxy are still asked."""
+    asked = []
+    proxy = Proxy()
+    proxy.on_error()(say("proxy", asked))
+    group = proxy.group("/a", on_error=say("group", asked))
+    group.route("/x", upstream=DEAD, on_error=None)(stub)
+    await (await serving(assemble(proxy, lane))).ask("/a/x")
+
+    assert ["proxy"] == asked
+
+
 async def test_the_nearest_handler_is_asked_first(serving, lane):
     """Route, inner group, outer group, pool, proxy; None asks the next one."""
     log = []

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from starlette.responses import PlainTextResponse
 
-from proxyroutes import BuildError, GatewayMiddleware, Proxy
+from proxyroutes import BuildError, GatewayMiddleware, Match, Proxy
 
 LITERALS = {"a": ("a", "%61"), "b": ("b",), "a b": ("a%20b",), "é": ("%C3%A9", "%c3%a9")}
 CAPTURES = {
@@ -24,12 +24,45 @@ segments = st.lists(
 )
 tails = st.sampled_from(["", "/", "/<path>", "/<path>"])
 methods = st.sampled_from([None, None, ["GET"], ["POST"]])
-routes = st.lists(
-    st.tuples(segments, tails, methods),
-    min_size=1,
-    max_size=4,
-    unique_by=lambda route: (tuple(route[0]), route[1]),
+
+
+def has_cookie(request):
+    """A predicate that looks at what only it can."""
+    return request.cookies.get("beta") == "1" and "x" not in request.path_params
+
+
+matches = st.sampled_from(
+    [
+        None,
+        None,
+        Match(hosts=["gateway.test"]),
+        Match(hosts=["*.gateway.test"]),
+        Match(headers={"X-Beta": "1"}),
+        Match(query={"beta": "1"}),
+        Match(hosts=["gateway.test"], headers={"x-beta": "1"}),
+        Match(when=has_cookie),
+    ]
 )
+routes = st.lists(
+    st.tuples(segments, tails, methods, matches),
+    min_size=1,
+    max_size=5,
+    unique_by=lambda route: (tuple(route[0]), route[1], route[3]),
+)
+hosts = st.sampled_from(["gateway.test", "GATEWAY.test:8080", "a.gateway.test", "a..test", "b:x"])
+fields = st.lists(
+    st.sampled_from(
+        [
+            (b"x-beta", b"1"),
+            (b"x-beta", b"0"),
+            (b"cookie", b"a=b; beta=1"),
+            (b"x-forwarded-host", b"gateway.test"),
+            (b"host", b"other.test"),
+        ]
+    ),
+    max_size=2,
+)
+queries = st.sampled_from(["", "", "?beta=1", "?beta=0&b%65ta=1", "?beta"])
 foreign = st.lists(
     st.tuples(
         st.booleans(),
@@ -46,7 +79,7 @@ def tables(draw):
     declared = draw(routes)
     requests = []
     for _ in range(draw(st.integers(1, 8))):
-        names, tail, _ = draw(st.sampled_from(declared))
+        names, tail, *_ = draw(st.sampled_from(declared))
         pieces = []
         for name in [*names, *(["<path>"] if "<path>" in tail else [])]:
             known = LITERALS.get(name) or CAPTURES[name]
@@ -54,7 +87,11 @@ def tables(draw):
         if draw(st.integers(0, 3)) == 0:
             pieces.insert(draw(st.integers(0, len(pieces))), draw(st.sampled_from(ODD)))
         path = "/" + "/".join(pieces) + ("/" if tail == "/" and draw(st.booleans()) else "")
-        requests.append((draw(st.sampled_from(["GET", "GET", "POST", "HEAD", "BREW"])), path))
+        path += draw(queries)
+        said = [(b"host", draw(hosts).encode()), *draw(fields)]
+        requests.append(
+            (draw(st.sampled_from(["GET", "GET", "POST", "HEAD", "BREW"])), path, said)
+        )
     return declared, draw(foreign), requests
 
 
@@ -73,12 +110,12 @@ def upstream(name):
 def make_proxy(declared):
     """A proxy with these routes."""
     proxy = Proxy()
-    for number, (names, tail, allowed) in enumerate(declared):
+    for number, (names, tail, allowed, match) in enumerate(declared):
 
         async def stub() -> None: ...
 
         path = "".join(f"/{name}" for name in names) + tail
-        proxy.route(path or "/", upstream=upstream(number), methods=allowed)(stub)
+        proxy.route(path or "/", upstream=upstream(number), methods=allowed, match=match)(stub)
     return proxy
 
 
@@ -105,8 +142,8 @@ def make_app(proxy, around, *, lane):
     return app
 
 
-async def ask(app, method, raw_path):
-    """Status, ``Location`` and content of an answer, as a server would ask for it."""
+async def ask(app, method, raw_path, said):
+    """Status, ``Location``, ``Allow`` and content of an answer, as a server would ask for it."""
     sent = []
     path, _, query = raw_path.partition("?")
     scope = {
@@ -119,7 +156,7 @@ async def ask(app, method, raw_path):
         "raw_path": path.encode(),
         "query_string": query.encode(),
         "root_path": "",
-        "headers": [(b"host", b"gateway.test")],
+        "headers": list(said),
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 80),
     }
@@ -136,7 +173,7 @@ async def ask(app, method, raw_path):
     await app(scope, receive, send)
     fields = dict(sent[0]["headers"])
     content = b"".join(message.get("body", b"") for message in sent[1:])
-    return sent[0]["status"], fields.get(b"location"), content
+    return sent[0]["status"], fields.get(b"location"), fields.get(b"allow"), content
 
 
 async def compare(declared, around, requests):
@@ -148,18 +185,18 @@ async def compare(declared, around, requests):
         assume(condition=False)
     through_lane = make_app(proxy, around, lane=True)
     alone = proxy.build_app()
-    for method, raw_path in requests:
-        expected = await ask(through_router, method, raw_path)
-        assert expected == await ask(through_lane, method, raw_path), (method, raw_path)
+    for request in requests:
+        expected = await ask(through_router, *request)
+        assert expected == await ask(through_lane, *request), request
         if not around:
-            status, location, content = await ask(alone, method, raw_path)
+            actual = await ask(alone, *request)
             # What is refused is told in different words with and without FastAPI.
-            same = (status, location) == expected[:2] and (status != 200 or content == expected[2])
-            assert same, (method, raw_path, (status, location, content), expected)
+            same = actual[:3] == expected[:3] and (actual[0] != 200 or actual[3] == expected[3])
+            assert same, (request, actual, expected)
 
 
 @settings(
-    max_examples=150,
+    max_examples=250,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )

@@ -102,6 +102,7 @@ async def test_one_that_hangs_is_ejected():
     assert {504: 2, 200: 8} == counted
 
 
+@pytest.mark.requirement("R-31", "H-15")
 async def test_clients_that_leave_eject_nobody():
     """However many."""
 
@@ -122,6 +123,7 @@ async def test_clients_that_leave_eject_nobody():
             assert [(True, 0)] * 2 == [(one.available, one.ejections) for one in pool.status()]
 
 
+@pytest.mark.requirement("R-31")
 async def test_clients_that_stall_eject_nobody():
     """Neither in the middle of an upload nor by not reading: nobody gets a destination out that way."""
 

@@ -10,9 +10,10 @@ import pytest
 from fastapi import Body, Depends, FastAPI, Request, Response
 from starlette.responses import StreamingResponse
 
-from proxyroutes import ForwardedRequest, Proxy, UpstreamPool
+from proxyroutes import Forward, ForwardedRequest, Proxy, UpstreamPool
 from proxyroutes.exceptions import ClientRequestError, FilterError
 from proxyroutes.filters import by_chunk, by_event, by_line, by_record
+from proxyroutes.policies import Retry
 from proxyroutes.settings import HeaderRules
 from proxyroutes.testing import Close, ReadHead, ReadToEnd, ReadUntil, ScriptedOrigin, Wait
 from tests.integration.support import (
@@ -726,3 +727,58 @@ async def test_an_application_in_the_same_process_is_filtered(serving):
     reply = await (await serving(app)).ask()
 
     assert b"data: A\n\ndata: B\n\n" == reply.body
+
+
+async def test_a_stub_that_wraps_the_exchange_reads_the_filtered_content(serving):
+    """What it reads is what the client would get, of whichever pool it asks."""
+    async with (
+        ScriptedOrigin([response(b"a\n", status=b"503 Busy")]) as first,
+        ScriptedOrigin([response(b"b\n", b"X-Origin: 2")]) as second,
+    ):
+        main = UpstreamPool("main", [first.url], retry=None, response_filters=[upper])
+        other = UpstreamPool(
+            "other",
+            [second.url],
+            response_filters=[number],
+            response_headers=HeaderRules(remove=["x-origin"]),
+        )
+        proxy = Proxy()
+        seen = []
+
+        @proxy.get("/", upstream=main, response_filters=[upper])
+        async def wraps(forward: Forward) -> Response:
+            busy = await forward()
+            seen.append(await busy.read(limit=100))
+            return await forward(upstream=other)
+
+        app = FastAPI()
+        app.include_router(proxy.build_router())
+        reply = await (await serving(app)).ask()
+
+        assert ([b"A\n"], b"1:B\n", []) == (seen, reply.body, reply.all("x-origin"))
+
+
+async def test_a_filtered_request_is_tried_again(serve):
+    """What the filter has made is kept for the next attempt, and the filter runs once."""
+    begun = []
+
+    @by_chunk
+    async def counted(chunks):
+        begun.append(True)
+        async for chunk in chunks:
+            yield chunk.upper()
+
+    script = [ReadHead(), ReadUntil(), b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"]
+    async with (
+        ScriptedOrigin(script) as first,
+        ScriptedOrigin([ReadHead(), ReadUntil(), OK]) as second,
+    ):
+        retry = Retry(on=[503])
+        gateway = await serve(
+            first.url, second.url, pool={"retry": retry}, request_filters=(counted,)
+        )
+        raw = make_request("/", "Content-Length: 3", method="PUT") + b"abc"
+        reply = await gateway.ask(raw)
+
+        assert (200, [True]) == (reply.status, begun)
+        assert [b"ABC", b"ABC"] == [unchunked(bytes(one.requests[0])) for one in (first, second)]

@@ -13,6 +13,7 @@ from proxyroutes.exceptions import (
     PathTemplateError,
     PolicyError,
     ProxyRoutesError,
+    RateLimitError,
     RelayInterruptedError,
     Side,
     Stage,
@@ -24,6 +25,7 @@ from proxyroutes.exceptions import (
 
 FAILURES = [
     pytest.param(NoDestinationError, 503, Stage.SELECT, Side.GATEWAY, id="no-destination"),
+    pytest.param(RateLimitError, 429, Stage.SELECT, Side.CLIENT, id="rate-limit"),
     pytest.param(UpstreamConnectError, 502, Stage.CONNECT, Side.UPSTREAM, id="connect"),
     pytest.param(UpstreamTimeoutError, 504, Stage.RESPONSE_HEAD, Side.UPSTREAM, id="timeout"),
     pytest.param(UpstreamProtocolError, 502, Stage.RESPONSE_HEAD, Side.UPSTREAM, id="protocol"),

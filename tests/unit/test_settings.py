@@ -233,6 +233,7 @@ def test_a_unix_socket_is_a_destination():
         pytest.param("http+unix://%2Fa%00b", "percent-encoded", id="nul-in-socket"),
     ],
 )
+@pytest.mark.requirement("S-32")
 def test_a_bad_url_says_what_is_meant(url, words):
     """The message names the mistake."""
     with pytest.raises(ValueError, match=words):
@@ -311,6 +312,32 @@ def test_a_lone_string_is_refused(make, words):
     """A list is meant: one string would be read as its letters."""
     with pytest.raises(TypeError, match=words):
         make()
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        pytest.param(lambda: Match(hosts=["a.test:80"]), ValueError, "without a port", id="port"),
+        pytest.param(lambda: Match(hosts=["http://a.test"]), ValueError, "a host is", id="url"),
+        pytest.param(lambda: Match(hosts=["*"]), ValueError, "a host is", id="star"),
+        pytest.param(lambda: Match(hosts=["a.*.test"]), ValueError, "a host is", id="inner-star"),
+        pytest.param(lambda: Match(hosts=["é.test"]), ValueError, "a host is", id="not-ascii"),
+        pytest.param(lambda: Match(headers={"Host": "a"}), ValueError, "write hosts", id="host"),
+        pytest.param(lambda: Match(headers={"a b": "c"}), ValueError, "field name", id="name"),
+        pytest.param(lambda: Match(headers={"a": 1}), TypeError, "is a text", id="value"),
+        pytest.param(lambda: Match(query={"a": None}), TypeError, "is a text", id="no-value"),
+        pytest.param(lambda: Match(when="x"), TypeError, "ordinary function", id="no-function"),
+        pytest.param(lambda: Match(when=_later), TypeError, "ordinary function", id="async"),
+    ],
+)
+def test_a_match_that_cannot_be_is_refused(make, error, words):
+    """It raises where it is written."""
+    with pytest.raises(error, match=words):
+        make()
+
+
+async def _later(request):
+    """A predicate that one would have to wait for."""
 
 
 def test_a_mapping_and_pairs_are_the_same_rules():

@@ -19,7 +19,7 @@ from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import ClientRequestError, GatewayError
 from proxyroutes.typing import ASGIApp, Fields, ForwardedHead, Message, Receive, Scope, Send
 
-__all__ = ["answer_failure", "choose_answer", "handlers_of"]
+__all__ = ["answer_failure", "choose_answer", "handlers_of", "received_view"]
 
 _logger = logging.getLogger("proxyroutes.serve")
 
@@ -66,10 +66,13 @@ async def choose_answer(
 ) -> Raw | ASGIApp:
     """What answers a failure: status, fields and body, or an application such as a response of Starlette."""
     view: ForwardedRequest | None = None
+    if error.status_code < 400:
+        # What the gateway answers itself, as the last one to be asked, is no failure.
+        return problem(error, scope)
     for handler in handlers:
         if not isinstance(error, handler.kind):
             continue
-        view = view or _view(found, scope)
+        view = view or received_view(found, scope)
         try:
             result = handler.handle(error, view)
             if inspect.isawaitable(result):
@@ -82,7 +85,7 @@ async def choose_answer(
     return problem(error, scope)
 
 
-def _view(found: Found, scope: Scope) -> ForwardedRequest:
+def received_view(found: Found, scope: Scope) -> ForwardedRequest:
     """The request as the client sent it, without what belongs to its connection."""
     method = scope.get("method", "GET").encode("latin-1", "replace")
     query = scope.get("query_string", b"")

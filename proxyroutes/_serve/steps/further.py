@@ -13,16 +13,17 @@ from time import monotonic
 
 from typing_extensions import override
 
-from proxyroutes._serve.body import BufferedBody
 from proxyroutes._serve.exchange import Exchange
 from proxyroutes._serve.match import Found
-from proxyroutes._serve.plan import Plan, Steps
+from proxyroutes._serve.plan import Plan
 from proxyroutes._serve.relay import Answer
 from proxyroutes._serve.steps.admission import Passage, enter_circuit, take_place
 from proxyroutes._serve.steps.hedge import Race, may_hedge
+from proxyroutes._serve.steps.protocols import Steps
 from proxyroutes._serve.steps.replay import (
     KeptResponse,
     ReplayedBody,
+    Rewindable,
     begin_again,
     keep,
     may_repeat,
@@ -168,6 +169,8 @@ class Further:
         exchange = self._exchange
         exchange.lease = lease
         attempt = exchange.begin_attempt(lease.destination.origin)
+        # What was waited before it is none of its time.
+        exchange.follow(attempt)
         attempt.may_repeat = not self._repeated
         body = begin_again(self._body)
         try:
@@ -306,9 +309,9 @@ class Further:
             return False
         body = self._body
         if isinstance(body, ReplayedBody):
-            if body.lost:
+            if not body.replayable:
                 return False
-        elif consumed and body is not None and not isinstance(body, BufferedBody):
+        elif consumed and body is not None and not isinstance(body, Rewindable):
             return False
         return self._state.budgets.spend(retry.budget, self._state.leases)
 

@@ -55,7 +55,7 @@ class HedgedTry:
                 head, None, self.lease.destination, timeouts, self.attempt
             )
         except BaseException as error:  # noqa: BLE001 - who waits for it raises it.
-            self.error = error
+            self.error = self.error or error
         if self._given_up and self.upstream is not None:
             # It came in the very turn in which it was given up.
             self.upstream.abort()
@@ -64,6 +64,14 @@ class HedgedTry:
     def is_over(self) -> bool:
         """Whether it has come to something."""
         return self.upstream is not None or self.error is not None
+
+    def interrupt(self, error: BaseException) -> None:
+        """Abort it at once, for this reason; its lease is still held."""
+        self._given_up = True
+        self.task.cancel()
+        if self.upstream is not None:
+            self.upstream.abort()
+        self.upstream, self.error = None, error
 
     def give_up(self) -> None:
         """Abort it at once. One that has failed is charged with it; one that was only slower is not."""
@@ -142,11 +150,7 @@ class Race:
             exchange.leave()
         except BaseException as error:  # noqa: BLE001 - it is the error of the one that was timed.
             chosen = next(one for one in self.tries if one.attempt is exchange.attempt)
-            chosen.task.cancel()
-            if chosen.upstream is not None:
-                chosen.upstream.abort()
-                chosen.upstream = None
-            chosen.error = error
+            chosen.interrupt(error)
         finally:
             timer.cancel()
         for one in self.tries:

@@ -27,7 +27,9 @@ def count_hop(plan: Plan, received: ReceivedFields) -> None:
     left = int(value)
     if left == 0:
         # "the intermediary MUST NOT forward the request; instead, the intermediary MUST respond as the final recipient."
-        allow = EVERY_METHOD if plan.methods is None else plan.allow
+        methods = plan.methods
+        own = (b"allow", ", ".join(sorted(methods or ())).encode("ascii"))
+        allow = EVERY_METHOD if methods is None else own
         raise ClientRequestError(
             "Max-Forwards is 0", status_code=204, title="No content", fields=(allow,)
         )

@@ -6,39 +6,27 @@ way round, as nested middleware is: the pool's first.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
-from functools import partial
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol, cast
 
-from attrs import evolve, frozen
+from attrs import evolve
 
-from proxyroutes._serve.body import BufferedBody
 from proxyroutes._serve.exchange import Exchange
-from proxyroutes._serve.plan import Plan, Steps
-from proxyroutes._serve.steps.cookies import CookieEdit, compile_cookies
-from proxyroutes._serve.steps.edits import (
-    Captured,
-    HeaderEdit,
-    QueryEdit,
-    compile_headers,
-    compile_query,
-    edit_query,
-)
-from proxyroutes._serve.steps.streams import (
-    FilteredBody,
-    FilteredResponse,
-    RepeatableBody,
-    Stream,
-    refuse_content,
-)
-from proxyroutes._state.transforms import PoolTransforms, Transformed
+from proxyroutes._serve.plan import Plan
+from proxyroutes._serve.steps.edits import ResponseCookieEdit, edit_query
+from proxyroutes._serve.steps.protocols import Steps
+from proxyroutes._serve.steps.streams import FilteredBody, FilteredResponse, Stream
+from proxyroutes._serve.steps.timing import add_server_timing
+from proxyroutes._state.lease import Lease
+from proxyroutes._state.transforms import NO_CAPTURES, PoolTransforms, Transformed
 from proxyroutes.exceptions import Stage, UpstreamProtocolError
-from proxyroutes.filters import StreamError, StreamFacts, StreamFilter
-from proxyroutes.filters._codings import known_codings, open_decoders
+from proxyroutes.filters import StreamFacts, StreamFilter
+from proxyroutes.filters._codings import known_codings
 from proxyroutes.typing import Body, Endpoint, Fields, ForwardedHead, UpstreamResponse
 
-__all__ = ["edit_for_pool", "edit_response", "filter_response_content", "outgoing"]
+__all__ = ["begin", "edit_for_pool", "outgoing", "take_steps"]
 
 # What is said of bytes that are not sent: their number, their hashes, their parts (RFC 9110 §8, RFC 9530).
 _OF_BYTES = frozenset(
@@ -55,49 +43,17 @@ _OF_BYTES = frozenset(
 )
 _RANGES = frozenset({b"accept-encoding", b"if-range", b"range"})
 _PLAIN = Steps()
-# A pool's values are text: nothing is looked up here.
-_NO_CAPTURES: Captured = dict[int, bytes]().__getitem__
-
-
-@frozen(kw_only=True, eq=False)
-class _PoolEdits:
-    """The rules of a pool, compiled."""
-
-    query: QueryEdit | None
-    request: HeaderEdit | None
-    response: HeaderEdit | None
-    cookies: CookieEdit | None
-
-
-def _edits(state: Transformed) -> _PoolEdits | None:
-    """The compiled rules of a pool, which is done once for each of its states."""
-    rules = state.transforms
-    if rules is None:
-        return None
-    if state.steps is None:
-        state.steps = _PoolEdits(
-            query=None if rules.query_rules is None else compile_query(rules.query_rules, ()),
-            request=None
-            if rules.request_headers is None
-            else compile_headers(rules.request_headers, ()),
-            response=None
-            if rules.response_headers is None
-            else compile_headers(rules.response_headers, (), response=True),
-            cookies=None if rules.cookies is None else compile_cookies(rules.cookies),
-        )
-    edits: _PoolEdits = state.steps
-    return edits
 
 
 def edit_for_pool(state: Transformed, head: ForwardedHead) -> ForwardedHead:
     """A head as a pool's rules make it; the one that is given stays as it is, for another pool."""
-    edits = _edits(state)
-    head = evolve(head, fields=list(head.fields))
+    edits = state.transforms
+    head = evolve(head, fields=list(head.fields), received=head.received or head.fields)
     if edits is not None:
         if edits.query is not None:
-            edit_query(edits.query, head, _NO_CAPTURES)
+            edit_query(edits.query, head, NO_CAPTURES)
         if edits.request is not None:
-            head.fields = edits.request.apply(head.fields, _NO_CAPTURES)
+            head.fields = edits.request.apply(head.fields, NO_CAPTURES)
     return head
 
 
@@ -128,27 +84,87 @@ def outgoing(
         status=None,
         headers=_headers(head.fields),
     )
-    make = partial(_open_body, exchange, head.fields, fitting, facts, plan.max_body_bytes)
+    codings = _values(head.fields, b"content-encoding")
+    stream = Stream(exchange, body.read, codings, fitting, facts, plan.max_body_bytes)
     head.fields = [field for field in head.fields if field[0] not in _OF_BYTES]
     head.content_length = None
-    if isinstance(body, BufferedBody):
-        return head, RepeatableBody(body, make)
-    return head, FilteredBody(body, make)
+    return head, FilteredBody(stream)
 
 
-def _open_body(
-    exchange: Exchange,
-    fields: Fields,
-    filters: tuple[StreamFilter, ...],
-    facts: StreamFacts,
-    limit: int | None,
-    body: Body,
-) -> Stream:
+class Prepared(Protocol):
+    """An ``Answer`` that is being prepared."""
+
+    exchange: Exchange
+    upstream: UpstreamResponse
+    fields: Fields
+    filtered: FilteredResponse | None
+
+    def give_up(self, error: BaseException, /) -> None:
+        """Let go of it because of an error."""
+        ...
+
+
+def take_steps(
+    answer: Prepared,
+    plan: Plan,
+    found: Any,
+    lease: Lease,
+    server_fields: frozenset[bytes],
+    *,
+    filtered: bool,
+) -> None:
+    """Have a response pass what its route and its pool do to it.
+
+    Args:
+        answer: The response, whose fields are filtered.
+        plan: Its route.
+        found: Its match, or None.
+        lease: What it came by.
+        server_fields: Which of ``Date`` and ``Server`` the server in front adds by itself.
+        filtered: Whether it has a content that filters may be meant for.
+
+    Raises:
+        GatewayError: If its content cannot be filtered.
+    """
+    if filtered:
+        content = filter_response_content(
+            answer.exchange, plan, lease.lender, answer.upstream, answer.fields
+        )
+        if isinstance(content, FilteredResponse):
+            answer.upstream = answer.filtered = content
+            answer.fields = content.fields
+        elif content is not None:
+            answer.fields = content
+    fields = edit_response(plan, found, lease.lender, lease.destination, answer.fields)
+    # What the server in front adds by itself comes once (CONFORMANCE H-44).
+    fields = [field for field in fields if field[0] not in server_fields]
+    if filtered and plan.steps is not None and plan.steps.server_timing:
+        fields = add_server_timing(answer.exchange, fields)
+    answer.fields = fields
+
+
+async def begin(answer: Prepared) -> None:
+    """Filter what is here already of a content that is filtered.
+
+    Raises:
+        GatewayError: If it cannot be filtered: nothing was sent to the client.
+        ClientLeft: If the client left.
+    """
+    content = cast("FilteredResponse", answer.filtered)
+    exchange = answer.exchange
     try:
-        decoders = open_decoders(_values(fields, b"content-encoding"))
-    except StreamError as error:
-        raise refuse_content(facts, error) from error
-    return Stream(exchange, body.read, decoders, filters, facts, limit)
+        exchange.enter()
+        await content.begin()
+    except BaseException as error:
+        reason = exchange.settle() if isinstance(error, asyncio.CancelledError) else None
+        answer.give_up(reason or error)
+        if reason is not None:
+            raise reason from error
+        raise
+    finally:
+        exchange.leave()
+    if content.complete:
+        answer.fields.append((b"content-length", b"%d" % len(content.here)))
 
 
 def edit_response(
@@ -158,12 +174,12 @@ def edit_response(
     if plan.steps is not None:
         for edit in plan.steps.response_edits:
             fields = edit(fields, found, destination)
-    edits = _edits(state)
+    edits = state.transforms
     if edits is not None:
         if edits.cookies is not None:
-            fields = edits.cookies(fields, found, destination)
+            fields = ResponseCookieEdit(edits.cookies)(fields, found, destination)
         if edits.response is not None:
-            fields = edits.response.apply(fields, _NO_CAPTURES)
+            fields = edits.response.apply(fields, NO_CAPTURES)
     return fields
 
 
@@ -207,11 +223,8 @@ def filter_response_content(
         status=status,
         headers=_headers(fields),
     )
-    try:
-        decoders = open_decoders(_values(fields, b"content-encoding"))
-    except StreamError as error:
-        raise refuse_content(facts, error) from error
-    stream = Stream(exchange, upstream.read, decoders, fitting, facts)
+    codings = _values(fields, b"content-encoding")
+    stream = Stream(exchange, upstream.read, codings, fitting, facts)
     return FilteredResponse(upstream, stream, kept)
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import zlib
 from collections.abc import AsyncGenerator
 
 from proxyroutes._serve.relay import Answer
 from proxyroutes.exceptions import GatewayError, Side, Stage, UpstreamProtocolError
+from proxyroutes.filters._codings import Decoder, open_decoders
+from proxyroutes.filters._framing import StreamError
 
 __all__ = ["MOST_READ_BYTES", "decode", "read_chunks", "too_long"]
 
 MOST_READ_BYTES = 16 * 1024 * 1024
 """Bytes of a response that are read into memory where nobody says how many."""
-
-_WINDOW = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
 
 
 def too_long(answer: Answer, limit: int) -> GatewayError:
@@ -85,18 +84,21 @@ def decode(content: bytes, coding: bytes, limit: int) -> bytes:
     Source:
         RFC 9110 §8.4.1.
     """
-    for name in reversed([one.strip().lower() for one in coding.split(b",")]):
-        if name in {b"", b"identity"}:
-            continue
-        if name not in _WINDOW:
-            raise ValueError(f"content in the coding {name.decode('latin-1')!r}: ask for identity")
-        inflater = zlib.decompressobj(_WINDOW[name])
-        try:
-            content = inflater.decompress(content, limit + 1)
-        except zlib.error as error:
-            raise ValueError(f"content that is not {name.decode('latin-1')!r}") from error
-        if len(content) > limit:
-            raise ValueError(f"content that becomes larger than {limit} bytes")
-        if not inflater.eof or inflater.unused_data:
-            raise ValueError(f"content that is not one whole {name.decode('latin-1')!r}")
+    try:
+        for decoder in open_decoders([coding]):
+            content = _unfold(decoder, content, limit)
+    except StreamError as error:
+        raise ValueError(str(error)) from error
     return content
+
+
+def _unfold(decoder: Decoder, content: bytes, limit: int) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    for piece in decoder.feed(content):
+        size += len(piece)
+        if size > limit:
+            raise StreamError(f"the content becomes larger than {limit} bytes", too_large=True)
+        pieces.append(piece)
+    decoder.finish()
+    return b"".join(pieces)

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
-from proxyroutes._serve.body import BufferedBody
+from typing import Protocol, runtime_checkable
+
 from proxyroutes.policies.retries import Retry
 from proxyroutes.typing import Body, Fields, ForwardedHead, UpstreamResponse
 
-__all__ = ["KeptResponse", "ReplayedBody", "begin_again", "keep", "may_repeat", "replayed"]
+__all__ = [
+    "KeptResponse",
+    "ReplayedBody",
+    "Rewindable",
+    "begin_again",
+    "keep",
+    "may_repeat",
+    "replayed",
+]
+
+
+@runtime_checkable
+class Rewindable(Protocol):
+    """Content that is here whole."""
+
+    def rewind(self) -> None:
+        """Begin again."""
+        ...
 
 
 def may_repeat(retry: Retry, head: ForwardedHead) -> bool:
@@ -30,14 +48,22 @@ class ReplayedBody:
     and what it gets then must not be missing from the next one's content.
     """
 
-    __slots__ = ("_body", "_cap", "_chunks", "_size", "lost")
+    __slots__ = ("_body", "_cap", "_chunks", "_lost", "_reading", "_resumable", "_size")
 
     def __init__(self, body: Body, cap: int) -> None:
         self._body = body
         self._cap = cap
         self._chunks: list[bytes] = []
         self._size = 0
-        self.lost = False
+        self._lost = False
+        self._reading = False
+        # A generator ends where a read of it is cancelled: what it would have given would look like all there is.
+        self._resumable: bool = getattr(body, "resumable", False)
+
+    @property
+    def replayable(self) -> bool:
+        """Whether it can be read again from its beginning to its end."""
+        return not self._lost and (self._resumable or not self._reading)
 
     @property
     def content_length(self) -> int | None:
@@ -48,11 +74,18 @@ class ReplayedBody:
         """The chunk at this place; ``b""`` is the end."""
         if place < len(self._chunks):
             return self._chunks[place]
-        chunk = await self._body.read()
-        if not self.lost:
+        self._reading = True
+        try:
+            chunk = await self._body.read()
+        except BaseException:
+            self._lost = self._lost or not self._resumable
+            raise
+        finally:
+            self._reading = False
+        if not self._lost:
             self._size += len(chunk)
             if self._size > self._cap:
-                self.lost = True
+                self._lost = True
                 self._chunks = []
             elif chunk:
                 self._chunks.append(chunk)
@@ -78,7 +111,7 @@ class _View:
 
 def replayed(body: Body, retry: Retry, head: ForwardedHead) -> Body | ReplayedBody:
     """Content that can be sent again if the request may be; what is too long for it is not kept at all."""
-    if isinstance(body, BufferedBody) or not may_repeat(retry, head):
+    if isinstance(body, Rewindable) or not may_repeat(retry, head):
         return body
     length = body.content_length
     if length is not None and length > retry.replay_bytes:
@@ -90,7 +123,7 @@ def begin_again(body: Body | ReplayedBody | None) -> Body | None:
     """The content for one more attempt."""
     if isinstance(body, ReplayedBody):
         return _View(body)
-    if isinstance(body, BufferedBody):
+    if isinstance(body, Rewindable):
         body.rewind()
     return body
 

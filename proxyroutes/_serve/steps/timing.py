@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import monotonic
+
 from proxyroutes._serve.exchange import Exchange
 from proxyroutes.typing import Fields
 
@@ -16,14 +18,15 @@ def measure(exchange: Exchange) -> dict[str, float]:
     ``queue`` is until the attempt that was answered had a destination, earlier attempts included; ``connect`` until it
     had a connection; ``first-byte`` until the head came; ``gateway`` is all the rest, which is the gateway's own.
     """
-    now = exchange.loop.time()
-    connected = exchange.connected or exchange.leased
+    attempt = exchange.attempt
+    leased = exchange.asked if attempt is None else attempt.began_at
+    connected = exchange.connected or leased
     parts = {
-        "queue": exchange.leased - exchange.asked,
-        "connect": connected - exchange.leased,
+        "queue": leased - exchange.asked,
+        "connect": connected - leased,
         "first-byte": exchange.head - connected,
     }
-    parts["gateway"] = now - exchange.started - sum(parts.values())
+    parts["gateway"] = monotonic() - exchange.started - sum(parts.values())
     return {name: max(0.0, seconds) for name, seconds in parts.items()}
 
 

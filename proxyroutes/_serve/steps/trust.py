@@ -24,7 +24,7 @@ from proxyroutes._serve.match import Found
 from proxyroutes.settings import UNIX, Forwarding
 from proxyroutes.typing import Field, Fields, ForwardedHead, Scope
 
-__all__ = ["ClientCertificate", "JoinPrefix", "TrustingHop", "is_trusted"]
+__all__ = ["ClientCertificate", "JoinPrefix", "TrustingHop"]
 
 _logger = logging.getLogger("proxyroutes.serve")
 
@@ -43,34 +43,47 @@ _FOR = re.compile(rb'(?:^|[;,\s])for=("(?:[^"\\]|\\.)*"|[^;,\s"]+)', re.IGNORECA
 _PORT = re.compile(r"\[([^\]]*)\](?::\d+)?|([^:]*):\d+")
 
 
-def is_trusted(forwarding: Forwarding, scope: Scope) -> bool:
-    """Whether the peer of a connection is one of those whose fields are believed."""
-    client = scope.get("client")
-    if not client or not client[0]:
-        return UNIX in forwarding.trusted
-    if not client[1]:
-        # No peer has port 0: the server has read the address from a field itself, and it is not the peer's.
-        return False
-    try:
-        address = ipaddress.ip_address(client[0])
-    except ValueError:
-        return False
-    address = getattr(address, "ipv4_mapped", None) or address
-    return any(address in network for network in forwarding.networks)
+class Trust:
+    """Which peers are believed."""
+
+    __slots__ = ("_networks", "_unix")
+
+    def __init__(self, forwarding: Forwarding) -> None:
+        self._unix = UNIX in forwarding.trusted
+        self._networks = [ipaddress.ip_network(one) for one in forwarding.trusted if one != UNIX]
+
+    def holds(self, scope: Scope) -> bool:
+        """Whether the peer of a connection is one of them."""
+        client = scope.get("client")
+        if not client or not client[0]:
+            return self._unix
+        if not client[1]:
+            # No peer has port 0: the server has read the address from a field itself, and it is not the peer's.
+            return False
+        try:
+            address = ipaddress.ip_address(client[0])
+        except ValueError:
+            return False
+        address = getattr(address, "ipv4_mapped", None) or address
+        return any(address in network for network in self._networks)
 
 
 class TrustingHop(Hop):
     """This gateway as a hop behind others that it trusts."""
 
-    __slots__ = ()
+    __slots__ = ("_trust",)
+
+    def __init__(self, forwarding: Forwarding, via: bytes) -> None:
+        super().__init__(forwarding, via)
+        self._trust = Trust(forwarding)
 
     @override
     def fields(self, scope: Scope, host: bytes, earlier: Sequence[bytes]) -> tuple[Field, ...]:
         """The fields of this hop, behind what a trusted peer says of the ones before."""
         own = super().fields(scope, host, earlier)
-        forwarding = self._forwarding
-        if not is_trusted(forwarding, scope):
+        if not self._trust.holds(scope):
             return own
+        forwarding = self._forwarding
         received: dict[bytes, list[bytes]] = {}
         for name, value in scope["headers"]:
             received.setdefault(name, []).append(value)
@@ -78,9 +91,8 @@ class TrustingHop(Hop):
         fields: Fields = [(b"via", ours[b"via"])]
         addresses = _addresses(received)
         client = scope.get("client")
-        address = client[0] if client else None
         if forwarding.x_forwarded:
-            fields.extend(_continued(received, ours, addresses, address))
+            fields.extend(_continued(received, ours, addresses, client[0] if client else None))
         if forwarding.forwarded:
             hops = received.get(b"forwarded") or [_converted(received, addresses)]
             # RFC 7239 §4: each hop adds its own element to the list.
@@ -169,7 +181,8 @@ class ClientCertificate:
     """
 
     def __init__(self, forwarding: Forwarding) -> None:
-        self._forwarding = forwarding
+        # Without trusted peers nobody's word is taken.
+        self._trust = Trust(forwarding)
         self._kind: Literal["rfc9440", "xfcc"] = (
             "xfcc" if forwarding.client_cert == "xfcc" else "rfc9440"
         )
@@ -182,7 +195,7 @@ class ClientCertificate:
             if self._kind == "rfc9440"
             else (b"x-forwarded-client-cert",)
         )
-        if self._forwarding.mode == "append" and is_trusted(self._forwarding, scope):
+        if self._trust.holds(scope):
             # The certificate of this connection would be the peer's own.
             head.fields.extend(field for field in scope["headers"] if field[0] in names)
             return

@@ -4,7 +4,7 @@ import pytest
 
 from proxyroutes import Proxy, Timeouts
 from proxyroutes._declare.groups import UNSET, Registry, RouteGroup
-from proxyroutes._declare.specs import NOT_YET, RouteSpec, WebSocketSpec
+from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes.exceptions import DeclarationError
 from proxyroutes.settings import Forwarding
 
@@ -264,30 +264,6 @@ def test_methods_that_are_no_list_are_kept_for_the_build(root, registry, methods
     root.route("/x", upstream=UPSTREAM, methods=methods)(stub)
 
     assert methods == only(registry).methods
-
-
-@pytest.mark.parametrize("keyword", sorted(NOT_YET))
-def test_a_keyword_that_this_release_lacks_is_recorded(root, registry, keyword):
-    """What would be ignored is kept, to be refused."""
-    root.route("/x", upstream=UPSTREAM, **{keyword: object()})(stub)
-
-    assert (keyword,) == only(registry).not_yet
-
-
-def test_a_keyword_that_this_release_lacks_is_inherited(root, registry):
-    """A group's routes are refused too."""
-    root.group("/g", mirror=object()).get("/x", upstream=UPSTREAM)(stub)
-
-    assert ("mirror",) == only(registry).not_yet
-
-
-def test_a_missing_keyword_left_empty_is_no_mistake(root, registry):
-    """Saying nothing with a keyword is allowed."""
-    root.route(
-        "/x", upstream=UPSTREAM, match=None, retry=None, request_filters=(), server_timing=False
-    )(stub)
-
-    assert () == only(registry).not_yet
 
 
 def test_a_websocket_is_recorded(root, registry):

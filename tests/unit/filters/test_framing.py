@@ -55,8 +55,14 @@ def test_lines_that_are_not_changed_keep_their_bytes(content, places):
 @pytest.mark.requirement("S-41")
 @pytest.mark.parametrize(
     "chunks",
-    [[b"123456789"], [b"1234", b"56789"], [b"12345678\n"], [b"1\n", b"1234567", b"8\n"]],
-    ids=["no-end", "in-pieces", "with-an-end", "behind-another"],
+    [
+        [b"12345678\n\n"],
+        [b"123456789"],
+        [b"1234", b"56789"],
+        [b"12345678\n"],
+        [b"1\n", b"1234567", b"8\n"],
+    ],
+    ids=["whole", "no-end", "in-pieces", "with-an-end", "behind-another"],
 )
 @pytest.mark.parametrize("kind", [LineFraming, RecordFraming, EventFraming])
 def test_a_piece_over_its_cap_is_refused(kind, chunks):
@@ -203,3 +209,8 @@ def test_what_is_of_another_kind_is_refused(framing, item):
     """A filter that yields something else is told so."""
     with pytest.raises(TypeError, match="yields"):
         framing.join(item)
+
+
+def test_an_event_of_one_value_has_one_line():
+    """What it does not have is not written."""
+    assert b"retry: 5\n\n" == bytes(ServerSentEvent(retry=5))

@@ -5,9 +5,15 @@ import json
 import pytest
 from fastapi import Depends
 
-from proxyroutes import Destination, Proxy, Timeouts, UpstreamPool
-from proxyroutes.exceptions import BuildError
-from proxyroutes.policies import PowerOfTwoChoices, RoundRobin
+from proxyroutes import Destination, Match, Proxy, RateLimit, Retry, Timeouts, UpstreamPool
+from proxyroutes.exceptions import BuildError, UpstreamTimeoutError
+from proxyroutes.policies import (
+    HeaderAffinity,
+    Mirror,
+    PowerOfTwoChoices,
+    RoundRobin,
+    WeightedSplit,
+)
 
 URLS = ("http://10.0.0.7:8080/base", "http://10.0.0.8:8080")
 
@@ -110,7 +116,7 @@ def test_every_other_route_says_why_it_lost(method, url, route, expected):
     ("method", "url", "status", "answer"),
     [
         ("GET", "/nothing", 404, "no route has this path"),
-        ("GET", "/orders/", 405, "the route serves POST only"),
+        ("GET", "/orders/", 405, "the path serves POST only"),
         ("POST", "/orders?a=b", 307, "to /orders/?a=b"),
         ("GET", "/api/../etc", 400, "the path has a dot segment"),
         ("GET", "/api/%2e%2e/etc", 400, "the path has a dot segment"),
@@ -387,6 +393,79 @@ def test_what_runs_first_is_named_and_not_run():
     ) == actual[:2]
 
 
+# Attempts and affinity.
+
+
+@pytest.mark.parametrize(
+    ("method", "retry", "words"),
+    [
+        ("GET", Retry(), "up to 2 attempts on a connection that breaks before an answer"),
+        (
+            "GET",
+            Retry(attempts=3, on=[503, UpstreamTimeoutError]),
+            "up to 3 attempts on a connection that breaks before an answer, 503, UpstreamTimeoutError",
+        ),
+        ("POST", Retry(), "never after a byte was sent"),
+        ("GET", None, "never after a byte was sent"),
+    ],
+)
+def test_further_attempts_are_told(method, retry, words):
+    """Those of this request."""
+    pool = UpstreamPool("p", ["http://a", "http://b"], retry=retry)
+    proxy = Proxy()
+
+    @proxy.route("/<path>", upstream=pool)
+    async def api() -> None: ...
+
+    actual = proxy.explain(method, "/x").retry
+
+    assert f"while no connection is made, up to 2 destinations, each once; {words}" == actual
+
+
+@pytest.mark.parametrize(
+    ("retry", "words"), [(Retry(), "none"), (Retry(on=[503]), "up to 2 attempts on 503")]
+)
+def test_further_attempts_at_one_destination_are_told(retry, words):
+    """There is no other one."""
+    proxy = Proxy()
+
+    @proxy.route("/<path>", upstream=UpstreamPool("p", ["http://a"], retry=OFF), retry=retry)
+    async def api() -> None: ...
+
+    assert words == proxy.explain("GET", "/x").retry
+
+
+OFF = Retry(attempts=1)
+
+
+def test_a_handshake_is_never_made_again():
+    """Whatever the pool says of requests."""
+    proxy = Proxy()
+
+    @proxy.websocket("/<path>", upstream=UpstreamPool("p", ["http://a"], retry=Retry(on=[503])))
+    async def live() -> None: ...
+
+    assert "none" == proxy.explain("GET", "ws://gateway/x").retry
+
+
+def test_affinity_comes_before_balancing():
+    """Who the client belongs to is picked."""
+    proxy = Proxy()
+    urls = [f"http://{name}" for name in "abcdefgh"]
+
+    @proxy.route("/<path>", upstream=UpstreamPool("p", urls, affinity=HeaderAffinity("x-tenant")))
+    async def api() -> None: ...
+
+    picked = {
+        one.url
+        for _ in range(8)
+        for one in proxy.explain("GET", "/x", {"X-Tenant": "t"}).candidates
+        if one.picked
+    }
+
+    assert 1 == len(picked)
+
+
 # As text and as JSON.
 
 
@@ -431,3 +510,47 @@ def test_a_gateway_that_cannot_be_built_cannot_be_explained():
 
     with pytest.raises(BuildError):
         proxy.explain("GET", "/")
+
+
+# What else decides.
+
+
+def test_a_route_whose_match_does_not_hold_loses_by_it():
+    """The path fits; what the request says does not."""
+    proxy = Proxy()
+
+    @proxy.route("/a", upstream=URLS[0], match=Match(headers={"x-beta": "1"}))
+    async def beta() -> None: ...
+
+    @proxy.route("/a", upstream=URLS[1])
+    async def stable() -> None: ...
+
+    with_it = proxy.explain("GET", "/a", headers={"X-Beta": "1"})
+    without = proxy.explain("GET", "/a")
+
+    assert ("beta", "stable") == (with_it.route, without.route)
+    assert {"beta": "its match does not hold"} == reasons(without)
+    assert {"stable": "fits too, but beta was declared first"} == reasons(with_it)
+
+
+def test_a_split_is_decided_by_a_key_or_told():
+    """Chance is not guessed."""
+    pools = [UpstreamPool(name, [url]) for name, url in zip("ab", URLS, strict=True)]
+    proxy = Proxy()
+
+    @proxy.route(
+        "/<path>",
+        upstream=WeightedSplit({pools[0]: 1, pools[1]: 0}, key="header:x-user"),
+        rate_limit=RateLimit("1/s"),
+        mirror=Mirror(to=pools[1], share=0.5),
+    )
+    async def split() -> None: ...
+
+    known = proxy.explain("GET", "/a", headers={"X-User": "1"})
+    unknown = proxy.explain("GET", "/a")
+
+    assert ("a", None) == (known.pool, unknown.pool)
+    assert "the key of this request decides between a (weight 1), b (weight 0)" in known.notes
+    assert "chance decides between a (weight 1), b (weight 0)" in unknown.notes
+    assert "a rate limit is asked first, and may answer 429" in known.notes
+    assert "a copy goes to pool b, of a share of 0.5 of the requests" in known.notes

@@ -61,6 +61,7 @@ def picks(balancer, candidates, count):
 A, B, C = Candidate("a"), Candidate("b"), Candidate("c")
 
 
+@pytest.mark.requirement("R-41")
 def test_round_robin_asks_in_turn():
     """Each is asked as often as the next, the first one first."""
     assert "abcabcabc" == picks(bind(RoundRobin()), [A, B, C], 9)
@@ -78,6 +79,7 @@ def test_round_robin_of_two_pools_does_not_interfere():
     )
 
 
+@pytest.mark.requirement("R-41")
 def test_round_robin_goes_on_with_fewer_candidates():
     """A destination that is gone does not stop the turn."""
     balancer = bind(RoundRobin())
@@ -157,6 +159,7 @@ def with_field(name, value):
     return ForwardedHead(b"GET", b"/a?b", [(name, value)], None, None)
 
 
+@pytest.mark.requirement("R-41")
 def test_weighted_round_robin_spreads_a_heavy_one():
     """Five turns of seven, never all at a stretch."""
     heavy = [Candidate("a", weight=5), B, C]
@@ -242,6 +245,7 @@ def test_keys_are_spread_by_weight():
     assert drawn["b"] / 20_000 == pytest.approx(0.25, rel=0.25)
 
 
+@pytest.mark.requirement("R-41")
 def test_only_the_keys_of_one_that_is_gone_move():
     """That is what it is for."""
     balancer = bind(ConsistentHash(lambda head: head.target))

@@ -63,6 +63,7 @@ def test_statuses_are_a_list():
         OutlierDetection(statuses=503)
 
 
+@pytest.mark.requirement("R-25")
 def test_failures_in_a_row(clock):
     """The fifth; one success begins anew."""
     outlier = bind(clock)
@@ -73,6 +74,7 @@ def test_failures_in_a_row(clock):
     assert "5 failures in a row, the last one: failure" == outlier.reason
 
 
+@pytest.mark.requirement("R-31")
 def test_statuses_of_a_gateway_count_in_a_row_only(clock):
     """A share of answers that somebody meant is nobody's failure."""
     outlier = bind(clock, consecutive=3)
@@ -115,6 +117,7 @@ async def test_share_is_of_the_window(clock):
     assert not outlier.failed()
 
 
+@pytest.mark.requirement("R-32")
 async def test_ejections_grow_and_decay(clock):
     """The n-th in short order lasts n times as long, at most the cap; time without one takes off."""
     outlier = bind(clock, ejection=30.0, max_ejection=80.0, decay=10.0)

@@ -193,7 +193,7 @@ class Route:
     def found(self, scope: Scope) -> Found:
         """The match of a request."""
         found = self.proxy.compiled().index.match(
-            split_path(scope["raw_path"]), 0, scope["method"]
+            split_path(scope["raw_path"]), 0, scope["method"], scope
         )
         assert found is not None
         return found

@@ -36,7 +36,7 @@ def compose(scope, path="/<path>", *, proxy=None, **route):
     proxy.route(path, upstream="http://up", **route)(stub)
     parts = split_path(raw_path_of(scope))
     found = proxy.compiled().index.match(
-        parts, route_start(parts, scope.get("root_path", "")), scope["method"]
+        parts, route_start(parts, scope.get("root_path", "")), scope["method"], scope
     )
     received = read_request(scope, found.plan, found)
     return found, make_head(scope, found.plan, found, received)
@@ -72,6 +72,7 @@ def test_a_target_is_forwarded_byte_for_byte(raw_path):
     assert raw_path + b"?q=%2F&q=+&&" == head_of(scope_of(raw_path, query=b"q=%2F&q=+&&")).target
 
 
+@pytest.mark.requirement("H-54")
 def test_no_query_has_no_question_mark():
     """An empty query is none."""
     assert b"/x" == head_of(scope_of()).target
@@ -87,6 +88,7 @@ def test_no_query_has_no_question_mark():
         pytest.param("/a", "/b%20c", b"/a", b"/b%20c", id="literal"),
     ],
 )
+@pytest.mark.requirement("H-52")
 def test_a_rewrite_is_filled_in_with_raw_text(path, rewrite, raw_path, expected):
     """Captured text goes out as it came in."""
     assert expected == head_of(scope_of(raw_path), path, rewrite=rewrite).target
@@ -264,6 +266,7 @@ def test_hops_before_us_are_kept():
         pytest.param(("testclient", 5), [b"testclient"], b"_hidden", id="no-address"),
     ],
 )
+@pytest.mark.requirement("S-26")
 def test_clients_are_named(client, address, node):
     """An address that Forwarded cannot spell is quoted, hidden or unknown."""
     head = head_of(scope_of(client=client))
@@ -274,6 +277,7 @@ def test_clients_are_named(client, address, node):
     )
 
 
+@pytest.mark.requirement("S-20")
 def test_two_clients_are_never_mixed_up():
     """What is kept for one client is not told of another."""
     proxy = Proxy(via="gw1")

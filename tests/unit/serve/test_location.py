@@ -25,7 +25,7 @@ def mapped(
     proxy = Proxy()
     proxy.route(path, upstream=url, rewrite=rewrite)(stub)
     parts = split_path(raw_path)
-    found = proxy.compiled().index.match(parts, route_start(parts, root), "GET")
+    found = proxy.compiled().index.match(parts, route_start(parts, root), "GET", {})
     return map_location(value, found, DestinationState.of(Destination(url)))
 
 

@@ -378,3 +378,16 @@ async def test_an_answer_that_is_dropped_is_let_go_of():
 
     assert (1, 0) == (response.aborted, route.state.in_flight)
     assert exchange.ended > 0.0
+
+
+async def test_an_answer_that_another_thread_drops_is_let_go_of_in_its_loop():
+    """The collector runs anywhere; connections belong to their loop."""
+    response = Response()
+    answer, exchange, _ = answered(response)
+    held = [RelayResponse(answer, received="GET", forwarded=b"GET", found=None, pool=None)]
+    before = exchange.ended
+    await asyncio.to_thread(held.clear)
+    while not exchange.ended:
+        await asyncio.sleep(0)
+
+    assert (0.0, 1) == (before, response.aborted)

@@ -2,9 +2,12 @@
 
 import asyncio
 
+import pytest
+
 from proxyroutes._state.clock import SystemClock
 
 
+@pytest.mark.requirement("R-39")
 def test_time_does_not_go_back():
     """Two readings are in order."""
     clock = SystemClock()

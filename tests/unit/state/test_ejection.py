@@ -109,6 +109,7 @@ async def test_an_outlier_is_not_asked_for_a_while(clock, caplog):
     await pool.close()
 
 
+@pytest.mark.requirement("R-32")
 async def test_the_last_one_is_never_ejected(clock):
     """Neither one that is alone nor the last one that is left."""
     alone = pool_of(clock, 1)
@@ -124,6 +125,7 @@ async def test_the_last_one_is_never_ejected(clock):
     await pair.close()
 
 
+@pytest.mark.requirement("R-32")
 async def test_share_of_the_pool_that_may_be_ejected(clock):
     """Half of five is two; a further one follows when one has come back."""
     pool = pool_of(clock, 5)
@@ -138,6 +140,7 @@ async def test_share_of_the_pool_that_may_be_ejected(clock):
     await pool.close()
 
 
+@pytest.mark.requirement("R-31")
 async def test_clients_that_leave_count_against_nobody(clock):
     """A lease that ends without status and without failure is not entered."""
     pool = pool_of(clock, 2)

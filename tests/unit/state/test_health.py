@@ -113,6 +113,7 @@ async def rounds(clock, count):
         await clock.advance(11.0)
 
 
+@pytest.mark.requirement("R-29")
 async def test_the_first_round_decides_alone(monitor, transport):
     """And it is over before anything is served."""
     transport.answers[A] = 503
@@ -125,6 +126,7 @@ async def test_the_first_round_decides_alone(monitor, transport):
     assert {(A, b"HEAD", b"/healthz"), (B, b"HEAD", b"/healthz")} == set(transport.asked)
 
 
+@pytest.mark.requirement("R-25")
 async def test_it_takes_fall_failures_and_rise_successes_to_change(monitor, transport, clock):
     """Three and two by default; a success in between begins the count anew."""
     pool = make(monitor, transport)
@@ -147,6 +149,7 @@ async def test_it_takes_fall_failures_and_rise_successes_to_change(monitor, tran
     ],
     ids=["connect", "raises", "redirects"],
 )
+@pytest.mark.requirement("R-26")
 async def test_a_probe_that_fails_says_why(monitor, transport, fault, reason):
     """And the loop lives; a redirect is a status like any other."""
     transport.answers[A] = fault
@@ -156,6 +159,7 @@ async def test_a_probe_that_fails_says_why(monitor, transport, fault, reason):
         assert ([B], reason) == (available(pool), pool.status()[0].reason)
 
 
+@pytest.mark.requirement("R-26")
 async def test_a_probe_that_hangs_fails_after_its_time(monitor, transport, clock):
     """The first round waits for that long, and no longer."""
     transport.answers[A] = "hangs"
@@ -171,6 +175,7 @@ async def test_a_probe_that_hangs_fails_after_its_time(monitor, transport, clock
         await pool.leave()
 
 
+@pytest.mark.requirement("R-26", "S-41")
 async def test_endless_content_is_not_read_to_its_end(monitor, transport):
     """A destination that answers a check so is not well; the connection is let go."""
     endless = Answer(200, [b"x" * 65_536] * 1000)
@@ -208,6 +213,7 @@ async def test_head_that_is_refused_becomes_get_once(monitor, transport, clock, 
     assert [b"HEAD", b"GET", b"GET", b"GET"] == [method for _, method, _ in transport.asked]
 
 
+@pytest.mark.requirement("R-28")
 async def test_one_check_of_one_origin_is_one_probe_for_all(monitor, transport, clock):
     """Twenty pools share it; another path, or another transport, is another check."""
     pools = [make(monitor, transport, A) for _ in range(20)]
@@ -237,6 +243,7 @@ async def test_a_shared_check_goes_on_without_the_pool_that_began_it(monitor, tr
         first.enter()
 
 
+@pytest.mark.requirement("R-33")
 async def test_a_destination_may_have_a_check_of_its_own(monitor, transport):
     """Instead of the pool's."""
     pool = make(monitor, transport, Destination(A, health="/mine"), B)
@@ -246,6 +253,7 @@ async def test_a_destination_may_have_a_check_of_its_own(monitor, transport):
     assert {(A, b"HEAD", b"/mine"), (B, b"HEAD", b"/healthz")} == set(transport.asked)
 
 
+@pytest.mark.requirement("R-34")
 async def test_without_a_check_nothing_is_probed(monitor, transport, clock):
     """And everything counts as available."""
     pool = make(monitor, transport, health=None)
@@ -257,6 +265,7 @@ async def test_without_a_check_nothing_is_probed(monitor, transport, clock):
     assert [] == transport.asked
 
 
+@pytest.mark.requirement("R-34")
 async def test_another_check_holds_at_once(monitor, transport, clock):
     """At run time, probing at once; None ends it."""
     pool = make(monitor, transport)
@@ -269,6 +278,7 @@ async def test_another_check_holds_at_once(monitor, transport, clock):
         assert [A, B] == available(pool)
 
 
+@pytest.mark.requirement("R-34")
 async def test_the_same_check_again_probes_at_once(monitor, transport, clock):
     """Whoever sets it wants to know."""
     pool = make(monitor, transport, A)
@@ -280,6 +290,7 @@ async def test_the_same_check_again_probes_at_once(monitor, transport, clock):
         assert 2 == len(transport.asked)
 
 
+@pytest.mark.requirement("R-34")
 async def test_another_interval_holds_at_once(monitor, transport, clock):
     """Everything is probed at once, and then at that pace."""
     pool = make(monitor, transport, A)
@@ -302,6 +313,7 @@ async def test_an_unhealthy_one_may_be_probed_more_often(monitor, transport, clo
         assert 3 == len(transport.asked)
 
 
+@pytest.mark.requirement("R-30")
 async def test_with_nothing_healthy_the_pool_refuses(monitor, transport):
     """503 with Retry-After, or all of them in a panic, said once."""
     transport.answers.update({A: 500, B: 500})
@@ -313,6 +325,7 @@ async def test_with_nothing_healthy_the_pool_refuses(monitor, transport):
     assert caught.value.retry_after
 
 
+@pytest.mark.requirement("R-30")
 async def test_a_panic_uses_all_and_says_so_once(monitor, transport, clock, caplog):
     """Until one is healthy again."""
     transport.answers.update({A: 500, B: 500})
@@ -350,6 +363,7 @@ async def test_the_monitor_shows_what_it_knows(monitor, transport):
     assert {A: True, B: False} == seen
 
 
+@pytest.mark.requirement("R-27")
 async def test_at_most_64_are_probed_at_a_time(monitor, transport, clock):
     """The rest wait for their turn."""
     urls = [f"http://{number}.test" for number in range(100)]

@@ -120,6 +120,7 @@ async def test_closing_counts_no_users(states):
     assert (1, None) == (state.closed, states.get(loop))
 
 
+@pytest.mark.requirement("R-46")
 def test_two_loops_have_two_states(states):
     """State belongs to one loop."""
     opened = []

@@ -10,6 +10,7 @@ import respx
 from fastapi import FastAPI
 
 from proxyroutes import HealthMonitor, Proxy, UpstreamPool
+from proxyroutes.testing import Fault
 
 
 def test_it_is_installed_with_the_package():
@@ -82,3 +83,37 @@ async def test_the_clock_stands_still(proxy_clock):
     await proxy_clock.advance(5.0)
 
     assert 5.0 == proxy_clock.monotonic()
+
+
+async def test_nothing_is_tried_again(
+    app, users, proxy_upstream, proxy_replace, proxy_no_retries, proxy_client
+):
+    """A bad answer is what comes, and one request is what was forwarded."""
+    before = users.retry
+    proxy_upstream.answer(503)
+    proxy_replace(users, proxy_upstream)
+    proxy_no_retries(users)
+    async with proxy_client(app) as client:
+        response = await client.get("/users/ann")
+
+    assert 503 == response.status_code
+    assert (None, True) == (users.retry, before is not None)
+    proxy_upstream.assert_forwarded("GET", "/users/ann", times=1)
+
+
+async def test_an_origin_fails_as_told(proxy_faulty_origin, proxy_client):
+    """What it answers with is forwarded, and what it breaks is a bad gateway."""
+    async with proxy_faulty_origin(b"hello") as origin:
+        proxy = Proxy()
+
+        @proxy.post("/", upstream=origin.url)
+        async def one() -> None: ...
+
+        app = FastAPI()
+        app.include_router(proxy.build_router())
+        async with proxy_client(app) as client:
+            good = await client.post("/")
+            origin.fail_next(Fault.GARBAGE)
+            bad = await client.post("/")
+
+    assert (200, b"hello", 502) == (good.status_code, good.content, bad.status_code)

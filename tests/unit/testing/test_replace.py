@@ -5,7 +5,7 @@ import pytest
 from fastapi import FastAPI
 
 from proxyroutes import HealthCheck, Proxy, UpstreamPool
-from proxyroutes.testing import RecordingUpstream, open_client, replaced_transport
+from proxyroutes.testing import RecordingUpstream, open_client, replaced_transport, without_retries
 from proxyroutes.transports import HttpxTransport
 
 
@@ -115,3 +115,16 @@ def test_anything_else_is_refused():
         replaced_transport("users", RecordingUpstream()),
     ):
         pass
+
+
+async def test_a_pool_tries_again_once_the_test_is_over(users, proxy):
+    """And it is not changed while it runs."""
+    before = users.retry
+    with without_retries(proxy):
+        during = users.retry
+        with replaced_transport(proxy, RecordingUpstream()):
+            async with open_client(make_app(proxy)):
+                with pytest.raises(RuntimeError, match="is running"), without_retries(users):
+                    pass
+
+    assert (None, before) == (during, users.retry)

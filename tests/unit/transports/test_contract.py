@@ -188,6 +188,7 @@ async def test_the_body_is_not_read_before_there_is_a_connection(subject):
     assert upstream.attempt.body_consumed
 
 
+@pytest.mark.requirement("S-41")
 async def test_the_upload_waits_for_an_upstream_that_does_not_read(subject):
     """Back-pressure: memory is bounded whatever the size of the body."""
     chunk = bytes(65_536)
@@ -323,6 +324,7 @@ async def test_the_response_arrives_chunk_by_chunk(subject):
     assert progress[0] < progress[1] < progress[2] < upstream.attempt.progress
 
 
+@pytest.mark.requirement("S-41")
 async def test_the_upstream_waits_for_a_reader_that_does_not_read(subject):
     """Back-pressure: memory is bounded whatever the size of the response."""
     chunk = bytes(65_536)
@@ -659,6 +661,7 @@ async def test_garbage_is_a_protocol_error_and_closes_the_connection(wire, raw):
     ],
     ids=["bytes", "fields", "600", "999"],
 )
+@pytest.mark.requirement("R-20")
 async def test_a_head_beyond_the_limits_is_a_protocol_error(subject, status, fields):
     """It is not relayed, and the exchange is cut."""
 
@@ -695,6 +698,7 @@ async def test_a_head_within_the_limits_is_relayed(subject):
     assert 192 == len(response.fields)
 
 
+@pytest.mark.requirement("H-33")
 async def test_a_switch_of_protocols_that_was_not_asked_for_is_a_protocol_error(wire):
     """RFC 9110 §7.8."""
     raw = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: foo\r\n\r\nfoo"
@@ -929,6 +933,7 @@ async def test_a_response_may_come_before_the_body_was_sent(subject):
         await upstream.cut.wait()
 
 
+@pytest.mark.requirement("H-30")
 async def test_trailers_are_given_after_the_body(wire):
     """RFC 9110 §6.5."""
     need(wire, "trailers")
@@ -943,6 +948,7 @@ async def test_trailers_are_given_after_the_body(wire):
     assert [(b"x-sum", b"1"), (b"x-sum", b"2")] == response.trailers
 
 
+@pytest.mark.requirement("H-31", "R-20")
 async def test_too_many_interim_responses_are_a_protocol_error(wire):
     """An upstream must not keep an exchange alive for ever with them."""
     need(wire, "informational")
@@ -951,6 +957,7 @@ async def test_too_many_interim_responses_are_a_protocol_error(wire):
             await upstream.send()
 
 
+@pytest.mark.requirement("R-20")
 async def test_a_head_is_refused_at_its_limit_and_not_at_its_end(wire):
     """A head that never ends is held to 64 KiB as well."""
     need(wire, "head_limit_before_parsing")
@@ -971,6 +978,7 @@ async def test_a_head_is_refused_at_its_limit_and_not_at_its_end(wire):
     ],
     ids=["second response", "one byte", "HEAD", "204", "304"],
 )
+@pytest.mark.requirement("S-30")
 async def test_a_connection_with_bytes_after_the_response_is_closed(wire, method, raw):
     """They must not become another request's response."""
     need(wire, "surplus_bytes_close")

@@ -59,6 +59,7 @@ def tasks():
 @pytest.mark.parametrize("end", [Close(), Reset()], ids=["closed", "reset"])
 @pytest.mark.parametrize("reused", [False, True], ids=["fresh", "reused"])
 @pytest.mark.parametrize("framing", RESPONSES)
+@pytest.mark.requirement("H-16")
 async def test_a_response_that_breaks_off_at_any_byte_is_never_whole(framing, reused, end):
     """Nor is its connection used again, nor is anything of it left."""
     raw = RESPONSES[framing]
@@ -100,6 +101,7 @@ class Chunks:
 
 
 @pytest.mark.parametrize("uploads", [False, True], ids=["get", "upload"])
+@pytest.mark.requirement("R-01")
 async def test_giving_up_at_any_step_leaves_nothing(uploads):
     """Whatever it waited for: no place is lost, no connection is used that is not at rest."""
 
@@ -180,6 +182,7 @@ async def test_another_server_name_may_be_asked_for(authority, trusted):
 
 
 @pytest.mark.parametrize("fault", ["another name", "another authority", "expired"])
+@pytest.mark.requirement("S-35")
 async def test_a_certificate_that_does_not_hold_is_a_connect_failure(authority, trusted, fault):
     """Nothing is sent to whoever that is."""
     issuer = trustme.CA() if fault == "another authority" else authority
@@ -339,6 +342,7 @@ async def test_an_address_that_refuses_is_passed_by_at_once(monkeypatch):
         await race(monkeypatch, refuses, refuses)
 
 
+@pytest.mark.requirement("R-07")
 async def test_addresses_are_kept_when_the_resolver_fails(monkeypatch):
     """The last good ones; and they are resolved again at once after a connect failure (CONFORMANCE R-04, R-07)."""
     loop = asyncio.get_running_loop()

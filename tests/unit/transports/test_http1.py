@@ -72,6 +72,7 @@ async def test_a_connection_is_used_again():
     [{"max_requests_per_connection": 1}, {"max_idle": 0}, {"max_age": 1e-9}, {"keep_alive": 1e-9}],
     ids=str,
 )
+@pytest.mark.requirement("R-04")
 async def test_a_connection_that_has_served_enough_is_closed(settings):
     """By number, by age, or because there are enough."""
     async with ScriptedOrigin(answer) as origin:
@@ -83,6 +84,7 @@ async def test_a_connection_that_has_served_enough_is_closed(settings):
         await wire.bound.aclose()
 
 
+@pytest.mark.requirement("R-05")
 async def test_who_waits_gets_the_connection_that_becomes_free():
     """First come, first served."""
     go_on = asyncio.Event()
@@ -109,6 +111,7 @@ async def test_who_waits_gets_the_connection_that_becomes_free():
         await wire.bound.aclose()
 
 
+@pytest.mark.requirement("R-05")
 async def test_who_waits_too_long_is_told_so():
     """With a hint when to come again."""
     async with ScriptedOrigin([b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"]) as origin:
@@ -122,6 +125,7 @@ async def test_who_waits_too_long_is_told_so():
         await wire.bound.aclose()
 
 
+@pytest.mark.requirement("R-05")
 async def test_a_waiter_that_leaves_does_not_keep_its_place():
     """The next one gets the free place."""
     async with ScriptedOrigin([b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"], answer) as origin:
@@ -152,6 +156,7 @@ async def test_a_closed_pool_gives_nothing_to_who_waits():
         assert 1 == origin.connections
 
 
+@pytest.mark.requirement("S-29")
 async def test_a_line_end_in_a_field_is_never_sent():
     """The last look before the wire."""
     async with ScriptedOrigin(answer) as origin:
@@ -190,6 +195,7 @@ async def test_the_next_address_is_tried_where_one_refuses(monkeypatch):
         await wire.bound.aclose()
 
 
+@pytest.mark.requirement("R-07")
 async def test_the_last_good_addresses_stay_where_the_resolver_fails(monkeypatch):
     """They are resolved again after a failure, and kept if that fails too."""
     place = DestinationState.of(Destination("http://name.test"))

@@ -378,6 +378,7 @@ async def test_closing_waits_until_aborted_responses_are_closed():
 
 
 @LIBRARIES
+@pytest.mark.requirement("S-31")
 async def test_cookies_are_neither_kept_nor_sent(library):
     """One user's ``Set-Cookie`` must not become another's ``Cookie``."""
     cookie = OK.replace(b"200 OK\r\n", b"200 OK\r\nSet-Cookie: session=one; Path=/\r\n")
@@ -396,6 +397,7 @@ async def test_cookies_are_neither_kept_nor_sent(library):
 
 
 @LIBRARIES
+@pytest.mark.requirement("S-38")
 async def test_redirects_are_not_followed(library):
     """Not even where the client is told to."""
     found = b"HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n"
@@ -411,6 +413,7 @@ async def test_redirects_are_not_followed(library):
     assert 1 == origin.requests[0].count(b"HTTP/1.1")
 
 
+@pytest.mark.requirement("H-20")
 async def test_a_clients_default_fields_and_parameters_are_not_sent():
     """The forwarded message is the client's, and not the library's."""
     async with (
@@ -459,6 +462,7 @@ async def test_digest_auth_signs_the_request_target_as_it_is_sent():
     assert b'uri="/a/%7E/./b?c"' in origin.requests[0]
 
 
+@pytest.mark.requirement("S-32")
 async def test_environment_proxies_are_not_used(monkeypatch):
     """A gateway's upstreams are reached directly."""
     async with ScriptedOrigin([OK]) as proxy, ScriptedOrigin([OK]) as origin:

@@ -17,6 +17,7 @@ def authority() -> trustme.CA:
 
 
 @pytest.mark.parametrize("tls", [None, TLS()], ids=["none", "default"])
+@pytest.mark.requirement("S-35")
 def test_the_default_checks_certificates_and_names(tls):
     """Against what the system trusts."""
     context = make_ssl_context(tls)
@@ -32,6 +33,7 @@ def test_a_file_replaces_what_the_system_trusts(authority, tmp_path):
     assert 1 == len(context.get_ca_certs())
 
 
+@pytest.mark.requirement("S-35")
 def test_checks_that_are_off_are_logged(caplog):
     """At each start."""
     with caplog.at_level(logging.WARNING, "proxyroutes.transports"):

@@ -4,6 +4,7 @@ import pytest
 
 from proxyroutes.exceptions import Stage, UpstreamConnectError, UpstreamProtocolError
 from proxyroutes.policies import CookieAffinity, HeaderAffinity, Retry
+from proxyroutes.settings import HeaderRules
 from tests.unit.serve.scripted import (
     Response,
     assert_all_is_let_go,
@@ -236,3 +237,32 @@ async def test_requests_of_a_lost_destination_stay_together():
 
     assert 1 == len(others)
     assert {home} != others
+
+
+@pytest.mark.parametrize("where", ["route", "pool"])
+@pytest.mark.parametrize(
+    ("affinity", "name"),
+    [(CookieAffinity(secret="s"), b"cookie"), (HeaderAffinity("x-tenant"), b"x-tenant")],
+    ids=["cookie", "header"],
+)
+async def test_rules_that_take_a_field_out_leave_affinity(where, affinity, name):
+    """The upstream does not get it, and it names a destination still."""
+    rules = HeaderRules(remove=[name.decode()])
+    route = make_route(
+        *[Response(200) for _ in range(20)],
+        destinations=4,
+        rules={
+            "affinity": affinity,
+            **({"request_headers": rules} if where == "pool" else {}),
+        },
+        **({"request_headers": rules} if where == "route" else {}),
+    )
+    value = b"a"
+    if name == b"cookie":
+        value, _ = await begin(route)
+    first = len(route.transport.asked)
+    for _ in range(6):
+        await serve(route, make_scope("GET", b"/", (name, value)))
+
+    assert 1 == len(set(route.transport.asked[first:]))
+    assert not any(name in dict(head.fields) for head in route.transport.heads)

@@ -4,8 +4,9 @@ import pytest
 
 from proxyroutes import Destination, Proxy
 from proxyroutes._serve.match import route_start, split_path
-from proxyroutes._serve.steps.cookies import compile_cookies
+from proxyroutes._serve.steps.edits import ResponseCookieEdit
 from proxyroutes._state.pools import DestinationState
+from proxyroutes._state.transforms import compile_cookies
 from proxyroutes.settings import CookieRules
 from tests.unit.serve.scripted import stub
 
@@ -14,9 +15,9 @@ def cookie(value, **rules):
     """What a cookie comes to, on a route without rewrite."""
     proxy = Proxy()
     proxy.route("/<path>", upstream="http://up")(stub)
-    found = proxy.compiled().index.match(split_path(b"/x"), 0, "GET")
+    found = proxy.compiled().index.match(split_path(b"/x"), 0, "GET", {})
     fields = [(b"set-cookie", value), (b"x", b"1; Path=/")]
-    edited = compile_cookies(CookieRules(**rules))(
+    edited = ResponseCookieEdit(compile_cookies(CookieRules(**rules)))(
         fields, found, DestinationState.of(Destination("http://up"))
     )
 
@@ -86,8 +87,8 @@ def cookie_path(value, **options):
     raw_path, root = options.pop("raw_path"), options.pop("root", "")
     proxy.route(options.pop("path"), upstream=url, **options)(stub)
     parts = split_path(raw_path)
-    found = proxy.compiled().index.match(parts, route_start(parts, root), "GET")
-    edited = compile_cookies(rules)(
+    found = proxy.compiled().index.match(parts, route_start(parts, root), "GET", {})
+    edited = ResponseCookieEdit(compile_cookies(rules))(
         [(b"set-cookie", b"a=1; Path=" + value)], found, DestinationState.of(Destination(url))
     )
     return edited[0][1].partition(b"; Path=")[2]
@@ -130,6 +131,15 @@ def cookie_path(value, **options):
 def test_a_path_is_mapped_through_base_rewrite_and_mount(value, options, expected):
     """As a Location is; where there is no way back it stays."""
     assert expected == cookie_path(value, **options)
+
+
+def test_other_attributes_are_not_mapped():
+    """A value is a path only in its own attribute."""
+    value = b"a=/v2/x; HttpOnly; SameSite=/v2/x"
+    mapped = cookie_path(b"/v2/x; HttpOnly")
+
+    assert b"/api/x; HttpOnly" == mapped
+    assert value == cookie(value, path="rewrite")
 
 
 def test_a_path_of_a_parameter_cannot_end_its_attribute():

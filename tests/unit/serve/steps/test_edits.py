@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from proxyroutes import Proxy
 from proxyroutes._serve.head import make_head, read_request
 from proxyroutes._serve.match import split_path
-from proxyroutes._serve.steps.edits import compile_headers, compile_query
+from proxyroutes._state.transforms import compile_headers, compile_query
 from proxyroutes.exceptions import ClientRequestError
 from proxyroutes.settings import HeaderRules, QueryRules
 from tests.unit.serve.scripted import make_scope, stub
@@ -32,7 +32,7 @@ def head_of(path, target, **route):
     proxy = Proxy(via="here", **route.pop("proxy", {}))
     proxy.route(path, upstream="http://up", **route)(stub)
     scope = make_scope("GET", target, *route.pop("fields", ()))
-    found = proxy.compiled().index.match(split_path(scope["raw_path"]), 0, "GET")
+    found = proxy.compiled().index.match(split_path(scope["raw_path"]), 0, "GET", scope)
     received = read_request(scope, found.plan, found)
     return make_head(scope, found.plan, found, received)
 
@@ -171,7 +171,7 @@ def test_rules_are_applied_from_the_outside_to_the_inside():
     heads = []
     for target in (b"/g/a", b"/g/b"):
         scope = make_scope("GET", target)
-        found = proxy.compiled().index.match(split_path(target), 0, "GET")
+        found = proxy.compiled().index.match(split_path(target), 0, "GET", {})
         heads.append(make_head(scope, found.plan, found, read_request(scope, found.plan, found)))
     own = [[one for one in head.fields if one[0] in {b"x", b"y", b"p"}] for head in heads]
 

@@ -15,6 +15,7 @@ from proxyroutes.exceptions import (
     UpstreamProtocolError,
     UpstreamTimeoutError,
 )
+from proxyroutes.filters import by_chunk
 from proxyroutes.policies import Backoff, Retry, RetryBudget
 from proxyroutes.settings import Timeouts
 from tests.unit.serve.scripted import (
@@ -381,6 +382,33 @@ async def test_retry_after_is_waited_for(form):
     assert 200 == server.status
 
 
+async def test_a_wait_is_none_of_the_next_attempts_time():
+    """It has all of its own, however long the wait was."""
+    hanging = asyncio.Event()
+
+    async def connect(body, attempt):
+        await hanging.wait()
+        return Response(200)
+
+    busy = Response(503, [(b"retry-after", b"8")], b"busy", complete=True)
+    route = retrying(
+        busy, connect, destinations=1, retry={"on": [503]}, timeouts=Timeouts(connect=2.0)
+    )
+    server, task = await waiting(route)
+    (exchange,) = route.state.sweeper._entries
+    for _ in range(8):
+        await route.clock.advance(1.0)
+        exchange.tick(route.clock.monotonic())
+    assert 2 == len(route.transport.asked)
+    exchange.tick(route.clock.monotonic())
+    await route.clock.advance(1.0)
+    exchange.tick(route.clock.monotonic())
+    hanging.set()
+    await task
+
+    assert 200 == server.status
+
+
 @pytest.mark.parametrize(
     ("value", "keywords"),
     [
@@ -606,3 +634,44 @@ async def test_destinations_that_are_gone_meanwhile_leave_the_failure():
 
     assert (502, "closed") == (server.status, route.records[0].error.detail)
     assert_all_is_let_go(route)
+
+
+@by_chunk
+async def swap(chunks):
+    """One letter for another."""
+    async for chunk in chunks:
+        yield chunk.replace(b"b", b"x")
+
+
+@pytest.mark.requirement("R-17")
+async def test_filtered_content_is_sent_again():
+    """What is here whole is filtered anew for each attempt; what streams is kept as it was filtered."""
+    got = []
+
+    async def break_off(body, attempt):
+        attempt.sent = True
+        await body.read()
+        attempt.body_consumed = True
+        return UpstreamProtocolError("closed", stage=Stage.RESPONSE_HEAD)
+
+    async def answer(body, attempt):
+        content = b""
+        while chunk := await body.read():
+            content += chunk
+        got.append(content)
+        return Response(200)
+
+    route = make_route(
+        break_off,
+        answer,
+        destinations=2,
+        pool_retry=Retry(backoff=None),
+        request_filters=[swap],
+    )
+    server = await serve(
+        route,
+        make_scope("PUT", b"/", (b"content-length", b"4"), (b"content-type", b"text/plain")),
+        Server(piece(b"ab"), piece(b"ba", more=False)),
+    )
+
+    assert (200, [b"axxa"]) == (server.status, got)

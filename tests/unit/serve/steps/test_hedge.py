@@ -283,6 +283,28 @@ async def test_a_response_that_comes_as_it_is_given_up_is_let_go_of():
     assert (b"ok", 1) == (server.body, late.aborted)
 
 
+@pytest.mark.parametrize("how", ["leaves", "cancelled"])
+async def test_a_response_that_comes_as_the_client_leaves_is_let_go_of(how):
+    """Whichever of the two it is."""
+
+    class Stubborn(Slow):
+        async def __call__(self, body, attempt):
+            try:
+                return await super().__call__(body, attempt)
+            except asyncio.CancelledError:
+                self.late = Response(200)
+                return self.late
+
+    route, first, second, server, task = await both_under_way(first=Stubborn(), second=Stubborn())
+    if how == "leaves":
+        server.give(LEFT)
+    else:
+        task.cancel()
+    await end(route, task)
+
+    assert [1, 1] == [first.late.aborted, second.late.aborted]
+
+
 def test_a_number_out_of_its_range_is_refused():
     """Where it is written."""
     with pytest.raises(ValueError, match="after must be greater than 0"):

@@ -16,7 +16,7 @@ def head_of(method, *values, methods=None):
     proxy.route("/<path>", upstream="http://up", methods=methods)(stub)
     scope = make_scope(method, b"/x", *((b"max-forwards", value) for value in values))
     received = list(scope["headers"])
-    found = proxy.compiled().index.match(split_path(b"/x"), 0, method)
+    found = proxy.compiled().index.match(split_path(b"/x"), 0, method, {})
     head = make_head(scope, found.plan, found, read_request(scope, found.plan, found))
 
     assert received == scope["headers"]

@@ -7,7 +7,7 @@ import pytest
 from proxyroutes._serve.exchange import ClientLeft
 from proxyroutes._serve.http import serve_http
 from proxyroutes._serve.steps.messages import edit_for_pool
-from proxyroutes._state.transforms import PoolTransforms
+from proxyroutes._state.transforms import PoolTransforms, compile_headers, compile_query
 from proxyroutes.exceptions import FilterError
 from proxyroutes.filters import by_event
 from proxyroutes.settings import HeaderRules, QueryRules
@@ -83,7 +83,8 @@ async def test_the_rules_of_a_pool_leave_the_head_as_it_was():
     """Another pool may be asked with it."""
     route = make_route()
     route.state.transforms = PoolTransforms(
-        request_headers=HeaderRules(set={"a": "1"}), query_rules=QueryRules(set={"q": "1"})
+        request=compile_headers(HeaderRules(set={"a": "1"})),
+        query=compile_query(QueryRules(set={"q": "1"})),
     )
     head = ForwardedHead(b"GET", b"/", [(b"b", b"2")], None, None)
     edited = edit_for_pool(route.state, head)

@@ -2,29 +2,26 @@
 
 import pytest
 
+from proxyroutes._serve.steps import timing
 from proxyroutes._serve.steps.timing import add_server_timing, measure
-
-
-class Loop:
-    """A loop whose clock stands still."""
-
-    def __init__(self, now):
-        self._now = now
-
-    def time(self):
-        """Now."""
-        return self._now
+from proxyroutes.typing import Attempt
 
 
 class Timed:
     """A record with these times."""
 
-    def __init__(self, *, now=111.0, **times):
-        self.loop = Loop(now)
-        self.started = 100.0
-        self.asked, self.leased, self.connected, self.head = 101.0, 103.0, 106.0, 110.0
+    def __init__(self, **times):
+        self.attempt = Attempt()
+        self.attempt.began_at = 103.0
+        self.started, self.asked, self.connected, self.head = 100.0, 101.0, 106.0, 110.0
         for name, seconds in times.items():
             setattr(self, name, seconds)
+
+
+@pytest.fixture(autouse=True)
+def now(monkeypatch):
+    """Time stands still."""
+    monkeypatch.setattr(timing, "monotonic", lambda: 111.0)
 
 
 def test_every_second_is_somebodys():
@@ -39,9 +36,14 @@ def test_a_connection_that_was_there_took_no_time():
     assert (0.0, 7.0) == (actual["connect"], actual["first-byte"])
 
 
+def test_without_an_attempt_nothing_was_queued():
+    """A response that no attempt has brought had no destination to wait for."""
+    assert 0.0 == measure(Timed(attempt=None))["queue"]
+
+
 def test_no_time_is_negative():
     """Whatever a transport says of its connection."""
-    assert min(measure(Timed(connected=90.0, now=105.0)).values()) == 0.0
+    assert min(measure(Timed(connected=90.0, started=109.0)).values()) == 0.0
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def head_of(*fields, forwarding=APPEND, path="/<path>", rewrite=None, target=b"/
     received = make_scope("GET", target, *fields, **{"client": ("10.0.0.1", 7), **scope})
     parts = split_path(target)
     found = proxy.compiled().index.match(
-        parts, route_start(parts, received.get("root_path", "")), "GET"
+        parts, route_start(parts, received.get("root_path", "")), "GET", received
     )
     return make_head(received, found.plan, found, read_request(received, found.plan, found))
 
@@ -218,6 +218,13 @@ def test_a_trusted_peers_prefix_is_kept_where_none_is_stripped():
     assert [] == values(head_of((b"x-forwarded-prefix", b"//evil")), b"x-forwarded-prefix")
 
 
+def test_a_peer_without_address_that_lists_nobody_has_no_list():
+    """There is nothing to say."""
+    head = head_of(forwarding=Forwarding(mode="append", trusted=["unix"]), client=None)
+
+    assert [] == values(head, b"x-forwarded-for")
+
+
 # Certificates.
 
 
@@ -268,6 +275,17 @@ def test_a_subject_that_no_field_can_carry_is_left_out(chain):
     )
 
     assert b"Subject" not in values(head, b"x-forwarded-client-cert")[0]
+
+
+def test_a_certificate_that_came_alone_has_no_chain(chain):
+    """The upstream knows its signer."""
+    head = head_of(
+        forwarding=Forwarding(client_cert="rfc9440"),
+        client=("192.0.2.1", 7),
+        extensions=tls(chain[:1]),
+    )
+
+    assert (1, []) == (len(values(head, b"client-cert")), values(head, b"client-cert-chain"))
 
 
 @pytest.mark.parametrize("kind", ["off", "rfc9440", "xfcc"])

@@ -1,0 +1,1 @@
+"""The OpenAPI documents of upstreams, as part of the gateway's own."""
