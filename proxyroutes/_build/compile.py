@@ -246,7 +246,6 @@ def _compile_websocket(
         host=host_of(options["host"]),
         field_actions=actions,
         condition=condition,
-        steps=read_steps(spec, template, defaults, problems),
         max_body_bytes=None,
         map_location=options["location"] == "rewrite",
         plain=not spec.facts.speaks and not spec.facts.parameters and not spec.dependencies,

@@ -27,6 +27,7 @@ class Defaults:
         via: What ``Via`` calls this gateway.
         redirect_slashes: Whether a path that only lacks its last slash is redirected.
         observers: Called with each ended exchange.
+        on_error: The proxy's handlers of failures; complete once it is built.
         use: Has a pool that no spec names closed with the others.
         rate_limits: Each ``RateLimit`` that routes were given, by identity, with what counts for it.
         mirrors: Each ``Mirror`` that routes were given, with its step.
@@ -40,6 +41,5 @@ class Defaults:
     observers: Sequence[Observer]
     use: Callable[[UpstreamPool], None]
     on_error: Sequence[OnError] = ()
-    """The proxy's handlers of failures; complete once it is built."""
     rate_limits: dict[int, tuple[Any, Any]] = field(factory=dict)
     mirrors: dict[Any, Any] = field(factory=dict)

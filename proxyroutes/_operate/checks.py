@@ -243,6 +243,9 @@ def check_app(routes: Sequence[BaseRoute], gateways: Sequence[GatewayPlace]) -> 
             route = context.original_route
             if isinstance(route, ProxyRoute):
                 behind = behind or route.owner.compiled is gateway.compiled
+            elif type(route).__module__.startswith("proxyroutes."):
+                # Only there for the document.
+                continue
             elif behind and isinstance(route, Route | APIRoute):
                 yield from _check_hidden_route(context, gateway)
 

@@ -202,7 +202,7 @@ async def ask(
         for admission in steps.admissions:
             await admission(exchange, plan, found, head)
         if steps.mirror is not None:
-            shadow = steps.mirror.copy(exchange, head, body)
+            shadow = steps.mirror.copy(exchange, plan, head, body)
             body = body if shadow is None else shadow.body
     if steps is not None or state.transforms is not None:
         head, body = outgoing(exchange, plan, state, head, body)

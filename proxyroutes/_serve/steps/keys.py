@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 from urllib.parse import unquote_to_bytes
 
-from proxyroutes._serve.match import Found, path_parameters
+from proxyroutes._serve.match import Found
 from proxyroutes._serve.plan import Plan
-from proxyroutes._serve.steps.forwarded import ForwardedRequest
+from proxyroutes._serve.steps.forwarded import ForwardedRequest, forwarded_request
 from proxyroutes.policies._keys import RequestKey, read_key
 from proxyroutes.typing import Fields, ForwardedHead, Scope
 
-__all__ = ["Key", "bind_key", "client_key", "request_key", "view"]
+__all__ = ["Key", "bind_key", "client_key", "request_key"]
 
 Key: TypeAlias = "Callable[[Plan, Found, Scope, ForwardedHead], bytes | None]"
 """Reads the key of a request; None where it has none."""
@@ -32,20 +32,6 @@ def client_key(scope: Scope) -> bytes:
         return address.encode("utf-8", "surrogateescape")
     mapped = parsed.ipv4_mapped
     return parsed.packed[:8] if mapped is None else str(mapped).encode()
-
-
-def view(plan: Plan, found: Found, scope: Scope, head: ForwardedHead) -> ForwardedRequest:
-    """The request as it is forwarded, for a function of the application."""
-    client = scope.get("client")
-    received = next((value for name, value in scope["headers"] if name == b"host"), b"")
-    return ForwardedRequest(
-        head,
-        route=plan.name,
-        client=tuple(client) if client else None,
-        scheme=scope.get("scheme", "http"),
-        path_params=path_parameters(found),
-        received_host=received.decode("latin-1"),
-    )
 
 
 def bind_key(key: RequestKey) -> Key:
@@ -88,7 +74,8 @@ def _client(plan: Plan, found: Found, scope: Scope, head: ForwardedHead) -> byte
 
 def _ask(function: Callable[[Any], str | bytes | None]) -> Key:
     def find(plan: Plan, found: Found, scope: Scope, head: ForwardedHead) -> bytes | None:
-        return _encode(function(view(plan, found, scope, head)))
+        del plan
+        return _encode(function(forwarded_request(scope, found, head)))
 
     return find
 

@@ -16,7 +16,9 @@ from attrs import evolve
 from proxyroutes._serve.body import BufferedBody
 from proxyroutes._serve.exchange import ClientLeft, Exchange
 from proxyroutes._serve.http import attempts
+from proxyroutes._serve.plan import Plan
 from proxyroutes._serve.relay import Answer
+from proxyroutes._serve.steps.messages import outgoing
 from proxyroutes._state.monitor import HealthMonitor
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import GatewayError
@@ -51,7 +53,9 @@ class MirrorStep:
         self.timeouts = timeouts
         self.in_flight = 0
 
-    def copy(self, exchange: Exchange, head: ForwardedHead, body: Body | None) -> Shadow | None:
+    def copy(
+        self, exchange: Exchange, plan: Plan, head: ForwardedHead, body: Body | None
+    ) -> Shadow | None:
         """Begin a copy of a request, or none: it is not one of the share, or must be dropped."""
         recipe = self.recipe
         if recipe.share < 1.0 and self._monitor.state().random.random() >= recipe.share:
@@ -61,7 +65,7 @@ class MirrorStep:
         if too_large or self.in_flight >= recipe.max_in_flight:
             recipe.counts.dropped += 1
             return None
-        return Shadow(self, exchange, head, body)
+        return Shadow(self, exchange, plan, head, body)
 
 
 class Shadow:
@@ -72,12 +76,18 @@ class Shadow:
     """
 
     def __init__(
-        self, step: MirrorStep, exchange: Exchange, head: ForwardedHead, body: Body | None
+        self,
+        step: MirrorStep,
+        exchange: Exchange,
+        plan: Plan,
+        head: ForwardedHead,
+        body: Body | None,
     ) -> None:
         step.in_flight += 1
         self._step: MirrorStep | None = step
         self._recipe = step.recipe
         self._exchange = exchange
+        self._plan = plan
         # The head that goes to the upstream may still change, from attempt to attempt.
         fields: Fields = [field for field in head.fields if field[0] != MARK]
         self._head = evolve(head, fields=[*fields, (MARK, b"1")])
@@ -176,7 +186,9 @@ class Shadow:
         response: ComparedResponse | None = None
         counts.sent += 1
         try:
-            answer = await attempts(exchange, state, self._head, body, timeouts)
+            # The route's filters, and the rules of the mirror's own pool: those of the other one are not its business.
+            head, content = outgoing(exchange, self._plan, state, self._head, body)
+            answer = await attempts(exchange, state, head, content, timeouts)
             response = await self._read(exchange, answer)
         except asyncio.CancelledError:
             if exchange.settle() is None:

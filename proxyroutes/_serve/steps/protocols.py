@@ -94,7 +94,9 @@ class Copier(Protocol):
         """What was declared."""
         ...
 
-    def copy(self, exchange: Exchange, head: ForwardedHead, body: Body | None, /) -> Copy | None:
+    def copy(
+        self, exchange: Exchange, plan: Any, head: ForwardedHead, body: Body | None, /
+    ) -> Copy | None:
         """Begin a copy of a request, or none."""
         ...
 

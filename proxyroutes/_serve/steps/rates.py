@@ -70,6 +70,8 @@ class RateAdmission:
         finally:
             exchange.leave()
         if not verdict.admitted:
+            # Asked again, it is refused again.
+            counted.discard(id(self))
             raise _refusal(rates, verdict)
 
     def _bind(self) -> Rates:
