@@ -565,7 +565,7 @@ def test_a_request_is_explained(checked):
     ("url", "expected"),
     [
         ("/v1/api/7", "solved first, and may answer instead: login"),
-        ("/v1/orders", "405: the route serves POST only"),
+        ("/v1/orders", "405: the path serves POST only"),
         ("/own/7", "the application's own route 'own' is asked first and has it"),
         ("/own/x", "404: no route has this path"),
         ("/api/7", "the path is not below /v1"),
