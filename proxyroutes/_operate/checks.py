@@ -265,7 +265,8 @@ def _check_open_pages(routes: Sequence[BaseRoute]) -> Iterator[Finding]:
         if isinstance(route, ProxyRoute) or not module.startswith("proxyroutes._operate"):
             continue
         dependant: Any = getattr(context, "dependant", None)
-        if getattr(dependant, "dependencies", None):
+        meant = getattr(getattr(endpoint, "__self__", None), "public", False)
+        if meant or getattr(dependant, "dependencies", None):
             continue
         page = "status page" if ".status" in module else "metrics page"
         yield Finding(
