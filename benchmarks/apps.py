@@ -23,10 +23,10 @@ def _destinations() -> list[str]:
     return [f"http://127.0.{n // 250}.{n % 250 + 1}:{port}" for n in range(_DESTINATIONS)]
 
 
-def _proxy(**pool_options: Any) -> Any:
+def _proxy(*, access_log: bool = False, **pool_options: Any) -> Any:
     from proxyroutes import Proxy, UpstreamPool
 
-    proxy = Proxy()
+    proxy = Proxy(access_log=access_log)
     pool = UpstreamPool("upstream", _destinations(), **pool_options)
     for number in range(1, _ROUTES):
 
@@ -51,6 +51,85 @@ def _router(**pool_options: Any) -> Any:
 
     app = FastAPI()
     app.include_router(_proxy(**pool_options).build_router())
+    return app
+
+
+def _dependency() -> Any:
+    """One asynchronous dependency, as an application has for its login."""
+    from fastapi import Request
+
+    async def user(request: Request) -> str:
+        return request.headers.get("user-agent", "")
+
+    return user
+
+
+def _router_dependency() -> Any:
+    """A stub with one dependency: the full path of FastAPI, and the gateway behind it."""
+    from typing import Annotated
+
+    from fastapi import Depends, FastAPI
+
+    from proxyroutes import Proxy, UpstreamPool
+
+    user = _dependency()
+    proxy = Proxy()
+
+    @proxy.route("/<path>", upstream=UpstreamPool("upstream", _destinations()))
+    async def everything(name: Annotated[str, Depends(user)]) -> None: ...
+
+    app = FastAPI()
+    app.include_router(proxy.build_router())
+    return app
+
+
+def _hello_dependency() -> Any:
+    """FastAPI answering by itself, with the same dependency."""
+    from typing import Annotated
+
+    from fastapi import Depends, FastAPI
+
+    user = _dependency()
+    app = FastAPI()
+
+    @app.get("/json")
+    async def answer(name: Annotated[str, Depends(user)]):  # type: ignore[no-untyped-def]
+        del name
+        return {"id": 12345, "name": "benchmark", "ok": True, "tags": ["a", "b"]}
+
+    return app
+
+
+def _router_metrics() -> Any:
+    """Counters on."""
+    from fastapi import FastAPI
+
+    proxy = _proxy()
+    app = FastAPI()
+    app.include_router(proxy.build_router())
+    # Behind the gateway: it is the counters that are measured, not one more route to look at.
+    app.include_router(proxy.metrics_router())
+    return app
+
+
+def _router_access_log() -> Any:
+    """With an access log that a queue takes from the loop, as the documents advise."""
+    import logging
+    import logging.handlers
+    import queue
+
+    from fastapi import FastAPI
+
+    lines: Any = queue.SimpleQueue()
+    logger = logging.getLogger("proxyroutes.access")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(logging.handlers.QueueHandler(lines))
+    sink = logging.FileHandler(os.devnull)
+    logging.handlers.QueueListener(lines, sink).start()
+    proxy = _proxy(access_log=True)
+    app = FastAPI()
+    app.include_router(proxy.build_router())
     return app
 
 
@@ -204,6 +283,10 @@ _MAKERS = {
     "middleware": _middleware,
     "router": _router,
     "router_httpx": _router_httpx,
+    "router_dependency": _router_dependency,
+    "router_metrics": _router_metrics,
+    "router_access_log": _router_access_log,
+    "hello_dependency": _hello_dependency,
     "hello": _hello,
     "hello_typed": _hello_typed,
     "raw": lambda: _raw,

@@ -9,6 +9,16 @@ from benchmarks.load import MIB
 LARGE = 64 * MIB
 PROXIES = frozenset({"ours", "peer", "big"})
 EVERYBODY = PROXIES | {"self"}
+COSTS = frozenset(
+    {
+        "proxyroutes router",
+        "proxyroutes router, one dependency",
+        "proxyroutes router, metrics",
+        "proxyroutes router, access log",
+        "FastAPI alone",
+        "FastAPI alone, one dependency",
+    }
+)
 
 
 @frozen(kw_only=True)
@@ -51,6 +61,12 @@ _SESSIONS = frozenset({"proxyroutes app", "proxyroutes router", "fastapi-reverse
 
 CASES = (
     Case(name="json-64", title="58 bytes of JSON, 64 connections", groups=EVERYBODY),
+    Case(
+        name="costs",
+        title="What a dependency, metrics and an access log cost, 64 connections",
+        groups=frozenset({"ours", "cost", "self"}),
+        only=COSTS,
+    ),
     Case(name="json-1", title="58 bytes of JSON, 1 connection", connections=1),
     Case(name="json-256", title="58 bytes of JSON, 256 connections", connections=256),
     Case(name="body-64k", title="64 KiB, 64 connections", path="/64k"),

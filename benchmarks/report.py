@@ -55,6 +55,10 @@ FLOORS = (
     Floor("download, app / fastapi-reverse-proxy", ("download", APP), ("download", PEER), 1.5),
     Floor("upload, app / fastapi-reverse-proxy", ("upload", APP), ("upload", PEER), 1.3),
     Floor("messages, 128 bytes", ("messages-128", ROUTER), ("messages-128", PEER), 1.0),
+    Floor("router, metrics on / off", ("costs", f"{ROUTER}, metrics"), ("costs", ROUTER), 0.96),
+    Floor(
+        "router, access log on / off", ("costs", f"{ROUTER}, access log"), ("costs", ROUTER), 0.9
+    ),
     Floor("messages, 64 KiB", ("messages-64k", ROUTER), ("messages-64k", PEER), 1.3),
 )
 
@@ -74,6 +78,24 @@ def ratio(samples: Sequence[Sample], others: Sequence[Sample]) -> float:
             [sample.rate / other.rate for sample, other in zip(samples, others, strict=True)]
         )
     return median(samples) / median(others)
+
+
+DEPENDENCY = "router, a dependency: time allowed / taken"
+"""Allowed is 1.1 times FastAPI's own time with the dependency, and what proxying costs beside answering."""
+
+
+def dependency_ratio(rows: dict[str, list[Sample]]) -> float | None:
+    """What a stub with one dependency may take, over what it takes; the median of the rounds."""
+    names = ("FastAPI alone, one dependency", ROUTER, "FastAPI alone", f"{ROUTER}, one dependency")
+    if any(not rows.get(name) for name in names):
+        return None
+    rounds = zip(*[rows[name] for name in names], strict=False)
+    return statistics.median(
+        [
+            1.1 * (1 / guarded.rate + 1 / plain.rate - 1 / hello.rate) * stub.rate
+            for guarded, plain, hello, stub in rounds
+        ]
+    )
 
 
 @define
@@ -96,6 +118,10 @@ class Run:
             mine = self.results.get(floor.subject[0], {}).get(floor.subject[1])
             other = self.results.get(floor.against[0], {}).get(floor.against[1])
             found.append((floor, ratio(mine, other) if mine and other else None))
+        costs = dependency_ratio(self.results.get("costs", {}))
+        found.append(
+            (Floor(DEPENDENCY, ("costs", ROUTER), ("costs", "FastAPI alone"), 1.0), costs)
+        )
         return found
 
 

@@ -289,6 +289,25 @@ SUBJECTS = (
     Subject("proxyroutes middleware", "ours", _python("uvicorn"), _uvicorn("middleware")),
     Subject("proxyroutes router", "ours", _python("uvicorn"), _uvicorn("router")),
     Subject("proxyroutes router, httpx", "ours", _python("uvicorn"), _uvicorn("router_httpx")),
+    Subject(
+        "proxyroutes router, one dependency",
+        "cost",
+        _python("uvicorn"),
+        _uvicorn("router_dependency"),
+    ),
+    Subject(
+        "proxyroutes router, metrics",
+        "cost",
+        _python("prometheus_client"),
+        _uvicorn("router_metrics"),
+        "prometheus-client",
+    ),
+    Subject(
+        "proxyroutes router, access log", "cost", _python("uvicorn"), _uvicorn("router_access_log")
+    ),
+    Subject(
+        "FastAPI alone, one dependency", "cost", _python("uvicorn"), _uvicorn("hello_dependency")
+    ),
     Subject("uvicorn alone", "self", _python("uvicorn"), _uvicorn("raw")),
     Subject("FastAPI alone", "self", _python("uvicorn"), _uvicorn("hello")),
     Subject("FastAPI alone, typed", "self", _python("uvicorn"), _uvicorn("hello_typed")),
