@@ -27,6 +27,7 @@ from proxyroutes._serve.steps.answering import choose_answer, handlers_of
 from proxyroutes._serve.steps.forwarded import ForwardedRequest
 from proxyroutes._serve.steps.messages import edit_for_pool
 from proxyroutes._state.pools import PoolState, UpstreamPool
+from proxyroutes._state.sweeper import Sweeper
 from proxyroutes.exceptions import (
     ClientRequestError,
     GatewayError,
@@ -79,9 +80,15 @@ class SessionRecord(Exchange):
             return "client-left"
         return super().cause
 
-    def dialled_with(self, timeouts: Timeouts) -> None:
-        """The pool is known now, and with it the time-outs of the handshake."""
+    def dialled_with(self, timeouts: Timeouts, sweeper: Sweeper) -> None:
+        """The pool is known now, and with it the time-outs of the handshake and who looks at the time."""
         self.timeouts = timeouts
+        if sweeper is not self._sweeper:
+            self._sweeper.discard(self)
+            self._sweeper = sweeper
+            # The clock may be another one.
+            self._progress = -1
+            sweeper.add(self)
 
     def opened(self) -> None:
         """The handshake is over: the sessions' own sweeper looks at the time from here on."""
@@ -152,6 +159,7 @@ class SessionSide:
         self._head: ForwardedHead | None = None
         self._early: Message | None = None
         self._watch: asyncio.Task[None] | None = None
+        self._sessions: Sweeper | None = None
 
     # The handshake.
 
@@ -251,7 +259,8 @@ class SessionSide:
         if state.transforms is not None:
             head = edit_for_pool(state, head)
         timeouts = timeouts_of(plan, state)
-        record.dialled_with(timeouts)
+        record.dialled_with(timeouts, state.sweeper)
+        self._sessions = state.monitor.sessions
         dialler: Any = Dialler(state.websockets, plan.settings, self._subprotocols)
         if state.telemetry is not None:
             # A session's span is that of its handshake.
@@ -306,7 +315,7 @@ class SessionSide:
             raise ClientLeft from error
         receive = self._receive if self._early is None else self._receive_early
         self.tunnel = Tunnel(receive, self._send, connection, self.plan.settings, record)
-        self.plan.monitor.state().sessions.add(self.tunnel)
+        cast("Sweeper", self._sessions).add(self.tunnel)
 
     # The end.
 
@@ -322,7 +331,7 @@ class SessionSide:
             return
         try:
             if tunnel is not None:
-                self.plan.monitor.state().sessions.discard(tunnel)
+                cast("Sweeper", self._sessions).discard(tunnel)
                 tunnel.end(otherwise)
                 record.ending = cast("Ending", tunnel.ending)
                 record.whole = not at_once

@@ -103,6 +103,9 @@ class Drains:
             self.call_off(destination)
 
     def _finish(self, drain: Drain) -> None:
+        # One that is drained for good is nobody's any more; one that is drained again begins anew.
+        if self._drains.get(drain.destination) is drain:
+            del self._drains[drain.destination]
         self.forget(drain.destination)
         drain.empty.set()
         drain.over.set()

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from proxyroutes import HealthMonitor
 from proxyroutes.testing import ScriptedOrigin, run_gateway
 from tests.integration.support import OK, eventually
 from tests.integration.test_outliers import ask, gateway_of, replies
@@ -101,11 +102,13 @@ async def test_traffic_sees_nothing_of_changes():
     assert len(answers) > 100
 
 
+@pytest.mark.parametrize("own_monitor", [False, True], ids=["proxys-monitor", "own-monitor"])
 @pytest.mark.parametrize("lane", ["router", "app"])
-async def test_a_session_is_closed_with_1001_after_its_grace_time(lane):
+async def test_a_session_is_closed_with_1001_after_its_grace_time(lane, own_monitor):
     """On both sides; until then it goes on."""
+    options = {"monitor": HealthMonitor()} if own_monitor else {}
     async with SessionOrigin() as origin, SessionOrigin() as other:
-        async with open_sessions(origin.url, lane=lane) as gateway:
+        async with open_sessions(origin.url, lane=lane, pool=options) as gateway:
             client, upstream = await gateway.open(origin)
             gateway.pool.add(other.url)
             destination = gateway.pool.state().destinations[0]

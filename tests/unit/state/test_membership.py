@@ -155,6 +155,27 @@ async def test_one_that_comes_back_begins_anew(pool_of):
     assert (0, 0) == (again.in_flight, again.requests)
 
 
+async def test_what_has_gone_is_not_kept(pool_of):
+    """However often destinations come and go, with an exchange in flight or without."""
+    pool = pool_of(A, B, health=HealthCheck("/"), slow_start=10.0)
+    state = pool.state()
+    for _ in range(5):
+        pool.add(C)
+        lease = state.hold(state.destinations[2], HEAD)
+        await pool.drain(B)
+        pool.remove(C)
+        pool.undrain(B)
+        lease.release()
+    await pool.drain(B)
+
+    assert 0 == len(state.drains._drains)
+    assert [2, 2, 2] == [
+        len(state.destinations),
+        len(state._watched),
+        len(state.monitor.prober.watches),
+    ]
+
+
 async def test_the_last_one_stays(pool_of):
     """An empty pool could never serve."""
     pool = pool_of(A)
