@@ -565,7 +565,7 @@ def test_a_request_is_explained(checked):
     ("url", "expected"),
     [
         ("/v1/api/7", "solved first, and may answer instead: login"),
-        ("/v1/orders", "405: the route serves POST only"),
+        ("/v1/orders", "405: the path serves POST only"),
         ("/own/7", "the application's own route 'own' is asked first and has it"),
         ("/own/x", "404: no route has this path"),
         ("/api/7", "the path is not below /v1"),
@@ -714,3 +714,47 @@ def test_a_gateway_that_cannot_be_built_is_not_run(run):
     status, _, error = run("run", "shop_gateway:make_broken", "--port", "0")
 
     assert (1, True) == (status, "the gateway cannot be built (2)" in error)
+
+
+CONTRACT = """
+from fastapi import Depends, FastAPI
+
+from proxyroutes import Proxy, UpstreamPool
+from proxyroutes.transports import ASGITransport
+
+users = FastAPI()
+
+
+@users.get("/users")
+def show() -> None: ...
+
+
+pool = UpstreamPool("users", ["http://users.internal"], transport=ASGITransport(users))
+proxy = Proxy()
+
+
+@proxy.get("/api/users", upstream=pool, rewrite="/users")
+async def right() -> None: ...
+
+
+@proxy.get("/api/orders", upstream=pool, rewrite="/orders")
+async def wrong() -> None: ...
+
+
+proxy.merge_openapi(pool)
+app = FastAPI()
+app.include_router(proxy.build_router())
+app.include_router(proxy.status_router(public=True), prefix="/_proxy")
+"""
+
+
+@pytest.mark.parametrize("attribute", ["proxy", "app"])
+def test_a_check_of_the_contract_names_what_upstreams_do_not_have(run, tmp_path, attribute):
+    """It is asked for, because it sends requests; a page that is meant to be open is none of its findings."""
+    (tmp_path / "shop_contract.py").write_text(CONTRACT, encoding="utf-8")
+    without = run("check", f"shop_contract:{attribute}")
+    status, output, _ = run("check", f"shop_contract:{attribute}", "--contract")
+
+    assert (0, []) == (without[0], codes(without[1]))
+    assert (1, [("error", "contract")]) == (status, codes(output))
+    assert re.search(r"shop_contract\.py:\d+: error: route 'wrong' .* leads to /orders", output)
