@@ -205,7 +205,12 @@ async def ask(
             shadow = steps.mirror.copy(exchange, plan, head, body)
             body = body if shadow is None else shadow.body
     if steps is not None or state.transforms is not None:
-        head, body = outgoing(exchange, plan, state, head, body)
+        try:
+            head, body = outgoing(exchange, plan, state, head, body)
+        except BaseException:
+            if shadow is not None:
+                shadow.give_up()
+            raise
     asking = attempts(exchange, state, head, body, timeouts, steps)
     answer = await (asking if shadow is None else shadow.follow(asking))
     answer.prepare(plan, found)

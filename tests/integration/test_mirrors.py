@@ -8,6 +8,7 @@ import pytest
 from fastapi import FastAPI
 
 from proxyroutes import BuildError, ForwardedRequest, HealthMonitor, Proxy, UpstreamPool
+from proxyroutes._serve import http
 from proxyroutes.policies import Mirror
 from proxyroutes.settings import HeaderRules, Timeouts
 from proxyroutes.testing import ScriptedOrigin, run_gateway
@@ -462,6 +463,48 @@ async def test_a_validated_content_is_copied():
 
     assert 200 == reply.status
     assert [b'{"a":1}'] * 2 == [content_of(one.requests[0]) for one in (primary, shadow)]
+
+
+async def test_a_request_that_fails_before_it_is_sent_gives_its_copy_up(monkeypatch):
+    """Its slot is free for others, and nothing waits for an answer to compare."""
+
+    def fail(*args):
+        raise RuntimeError(len(args))
+
+    async with (
+        ScriptedOrigin(READING) as primary,
+        ScriptedOrigin(READING) as shadow,
+        mirrored(primary.url, shadow.url, max_in_flight=1, compare=lambda pair: None) as gateway,
+    ):
+        asked = ("/", "Content-Length: 2")
+        with monkeypatch.context() as patched:
+            patched.setattr(http, "outgoing", fail)
+            failed = await gateway.ask(*asked, method="POST", body="hi")
+        await gateway.settled(sent=0, dropped=1)
+        reply = await gateway.ask(*asked, method="POST", body="hi")
+        await gateway.settled(sent=1, answered=1, compared=1, dropped=1)
+
+    assert (500, 200) == (failed.status, reply.status)
+
+
+async def test_a_stream_that_goes_on_is_not_waited_for(caplog):
+    """The copy ends after its time, without a comparison and without a word."""
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n"
+    never = asyncio.Event()
+    compared = []
+    async with (
+        ScriptedOrigin([head, Wait(never)]) as primary,
+        ScriptedOrigin([CLOSING]) as shadow,
+        mirrored(primary.url, shadow.url, compare=compared.append, timeout=0.1) as gateway,
+    ):
+        client = await RawClient.connect(gateway.port)
+        await client.send(make_request())
+        await client.read_head()
+        await gateway.settled(answered=1)
+        await eventually(lambda: not mirror_tasks())
+        client.leave()
+
+    assert ([], False) == (compared, "comparison failed" in caplog.text)
 
 
 async def test_each_pool_has_its_own_rules():

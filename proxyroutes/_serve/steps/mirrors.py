@@ -152,15 +152,19 @@ class Shadow:
         try:
             answer = await asking
         except BaseException:
-            self.tell(None)
+            self.give_up()
             raise
-        finally:
-            # What the upstream has answered before it read all of it is not copied: half a request is none.
-            self._drop()
+        # What the upstream has answered before it read all of it is not copied: half a request is none.
+        self._drop()
         if self._primary is not None:
             seconds = self._exchange.head - self._exchange.started
             answer.upstream = RecordedResponse(answer.upstream, self, seconds)
         return answer
+
+    def give_up(self) -> None:
+        """There will be no answer: a copy that is still kept is dropped, and one that is sent has nothing to compare."""
+        self.tell(None)
+        self._drop()
 
     @property
     def max_body_bytes(self) -> int:
@@ -222,15 +226,20 @@ class Shadow:
         try:
             async with asyncio.timeout(recipe.timeout):
                 known = await primary
-                if known is None or recipe.compare is None:
-                    return
-                comparison = Comparison(
-                    route=exchange.route,
-                    method=self._head.method.decode("ascii"),
-                    target=self._head.target.decode("latin-1"),
-                    primary=known,
-                    shadow=shadow,
-                )
+        except TimeoutError:
+            # A stream that goes on; it is not waited for.
+            return
+        if known is None or recipe.compare is None:
+            return
+        comparison = Comparison(
+            route=exchange.route,
+            method=self._head.method.decode("ascii"),
+            target=self._head.target.decode("latin-1"),
+            primary=known,
+            shadow=shadow,
+        )
+        try:
+            async with asyncio.timeout(recipe.timeout):
                 seen = recipe.compare(comparison)
                 if inspect.isawaitable(seen):
                     await seen

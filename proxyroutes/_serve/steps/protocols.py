@@ -81,6 +81,10 @@ class Copy(Protocol):
         """What the upstream reads instead of the request's content, so that it is kept."""
         ...
 
+    def give_up(self) -> None:
+        """The request fails before it is sent."""
+        ...
+
     async def follow(self, asking: Coroutine[Any, Any, Any], /) -> Any:
         """Wait for the request's own answer."""
         ...

@@ -48,8 +48,8 @@ class RateAdmission:
         counted = scope.setdefault(_COUNTED, set())
         if id(self) in counted:
             return
-        counted.add(id(self))
         key = self._key(plan, found, scope, head)
+        counted.add(id(self))
         # Keys that clients choose may be long; what is kept of each is not. The two kinds never meet.
         text = b"key:" + key if key else b"client:" + client_key(scope)
         rates = self._rates or self._bind()
