@@ -28,7 +28,8 @@ from proxyroutes._build.readiness import HealthMonitor
 from proxyroutes._build.router import make_router
 from proxyroutes._build.stubs import forwarded_request
 from proxyroutes._build.websockets import imperative_session_plan, relay
-from proxyroutes._declare.groups import Registry, RouteGroup, SharedOptions
+from proxyroutes._declare.groups import RouteGroup, SharedOptions
+from proxyroutes._declare.registry import Registry, flatten
 from proxyroutes._operate.access_log import AccessLogger
 from proxyroutes._operate.explain import HeaderValues, explain
 from proxyroutes._operate.explanation import Explanation
@@ -96,14 +97,15 @@ class Proxy(RouteGroup):
         name = f"proxyroutes-{secrets.token_hex(4)}" if via is None else via
         if has_bad_name(name.encode("latin-1", "replace")):
             raise ValueError(f"via is a token: {via!r}")
-        super().__init__(Registry(), "", {})
-        self._take_defaults(defaults)
+        super().__init__(Registry(monitor=monitor), "")
+        self._take_defaults(defaults, {"timeouts": timeouts, "forwarding": forwarding})
         self.monitor = monitor or HealthMonitor()
         self._lifespan = Lifespan(self.monitor)
         self._observers = [on_exchange] if callable(on_exchange) else list(on_exchange)
         if access_log:
             recipe = AccessLog() if access_log is True else access_log
             self._observers.append(AccessLogger(recipe))
+        self._registry.observers = self._observers
         self._defaults = Defaults(
             monitor=self.monitor,
             timeouts=timeouts or Timeouts(),
@@ -133,9 +135,8 @@ class Proxy(RouteGroup):
         The result may hold problems; ``build_router`` raises them.
         """
         if self._compiled is None:
-            registry = self._registry
-            registry.sealed = True
-            self._compiled = compile_specs(registry.specs, self._defaults, registry.problems)
+            specs, problems = flatten(self._registry)
+            self._compiled = compile_specs(specs, self._defaults, problems)
         return self._compiled
 
     def build_router(self, **options: Any) -> APIRouter:
