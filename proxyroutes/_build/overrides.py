@@ -8,8 +8,8 @@ from typing import Any
 from urllib.parse import quote
 
 from proxyroutes._serve.guard import check_host, check_method, check_target
-from proxyroutes._state.transforms import GATEWAY_FIELDS
 from proxyroutes._serve.steps.forwarded import edit_field, refuse_edit, same_field
+from proxyroutes._state.transforms import GATEWAY_FIELDS
 from proxyroutes.exceptions import ClientRequestError
 from proxyroutes.typing import Fields, ForwardedHead
 

@@ -28,7 +28,6 @@ from proxyroutes._declare.templates import Template, parse_template
 from proxyroutes._serve.http import serve_http
 from proxyroutes._serve.match import (
     Found,
-    RouteIndex,
     raw_path_of,
     route_start,
     split_path,

@@ -360,9 +360,9 @@ async def test_a_stream_that_takes_its_time_loses_nothing(serving, echo, proxy, 
             async for piece in request.stream():
                 # Two ticks begin the watch of an exchange that waits.
                 for _ in range(3):
-                    sweeper = proxy.monitor.state().sweeper
-                    for entry in tuple(sweeper._entries):
-                        entry.tick(0.0)
+                    monitor = proxy.monitor.state()
+                    for entry in tuple(monitor.sweeper._entries):
+                        entry.tick(monitor.clock.monotonic())
                     await asyncio.sleep(0)
                 yield piece
 
