@@ -332,6 +332,10 @@ class _Deaf:
     def route(self, path, **options):
         return lambda stub: stub
 
+    def status_router(self, **options):
+        """No page either."""
+        return APIRouter()
+
     def build_router(self):
         return APIRouter()
 
@@ -408,6 +412,9 @@ async def test_the_demo_serves_until_a_signal_comes(number):
     urls = re.findall(
         r"^(?:upstream \w+|gateway) +http://127\.0\.0\.1:\d+$", said[0], re.MULTILINE
     )
+    page = re.search(r"^status page +http://127\.0\.0\.1:\d+/_proxy/$", said[0], re.MULTILINE)
+
+    assert page is not None
     commands = re.findall(r"^  .*curl .*$", said[0], re.MULTILINE)
 
     assert (3, 3, "stopped") == (len(urls), len(commands), said[1])
