@@ -54,6 +54,10 @@ class Registry(Protocol):
         """Declare a route."""
         ...
 
+    def status_router(self, *, title: str, controls: bool, public: bool) -> APIRouter:
+        """Make the status page."""
+        ...
+
     def build_router(self) -> APIRouter:
         """Compile what was declared."""
         ...
@@ -222,6 +226,9 @@ async def _start(proxy: Registry, pace: _Pace, port: int) -> AsyncIterator[_Demo
             """Forward to one of the two upstreams."""
 
         app = FastAPI(title="proxyroutes demo")
+        # On loopback, and gone with the demo.
+        page = proxy.status_router(title="proxyroutes demo", controls=True, public=True)
+        app.include_router(page, prefix="/_proxy")
         app.include_router(proxy.build_router())
         gateway = await stack.enter_async_context(_serve(app, name="gateway", port=port))
         yield _Demo(gateway, upstreams, pace)
@@ -253,6 +260,7 @@ async def run_demo(proxy: Registry, *, port: int, say: Callable[[str], None]) ->
         lines = [
             *(f"upstream {name:5} {one.url}" for name, one in demo.upstreams.items()),
             f"gateway        {url}",
+            f"status page    {url}/_proxy/",
             "",
             *(f"  {command:{width}}  # {comment}" for command, comment in tries.items()),
             "",

@@ -11,11 +11,12 @@ import sys
 
 import httpx
 import pytest
-from fastapi import APIRouter
+from fastapi import APIRouter, FastAPI
 
 import proxyroutes
 from proxyroutes import Proxy, __main__
 from proxyroutes._operate import demo
+from proxyroutes.testing import run_gateway
 
 GATEWAY = """
 from typing import Annotated
@@ -331,6 +332,10 @@ class _Deaf:
     def route(self, path, **options):
         return lambda stub: stub
 
+    def status_router(self, **options):
+        """No page either."""
+        return APIRouter()
+
     def build_router(self):
         return APIRouter()
 
@@ -407,6 +412,9 @@ async def test_the_demo_serves_until_a_signal_comes(number):
     urls = re.findall(
         r"^(?:upstream \w+|gateway) +http://127\.0\.0\.1:\d+$", said[0], re.MULTILINE
     )
+    page = re.search(r"^status page +http://127\.0\.0\.1:\d+/_proxy/$", said[0], re.MULTILINE)
+
+    assert page is not None
     commands = re.findall(r"^  .*curl .*$", said[0], re.MULTILINE)
 
     assert (3, 3, "stopped") == (len(urls), len(commands), said[1])
@@ -758,3 +766,33 @@ def test_a_check_of_the_contract_names_what_upstreams_do_not_have(run, tmp_path,
     assert (0, []) == (without[0], codes(without[1]))
     assert (1, [("error", "contract")]) == (status, codes(output))
     assert re.search(r"shop_contract\.py:\d+: error: route 'wrong' .* leads to /orders", output)
+
+
+async def test_a_running_gateway_is_looked_at(capsys):
+    """Its status page's numbers, once, as a pipe gets them."""
+    proxy = Proxy()
+
+    @proxy.route("/<path>", upstream="http://127.0.0.1:9")
+    async def everything() -> None: ...
+
+    app = FastAPI()
+    app.include_router(proxy.status_router(public=True), prefix="/_proxy")
+    app.include_router(proxy.build_router())
+    async with run_gateway(app) as gateway:
+        with pytest.raises(SystemExit) as ended:
+            await asyncio.to_thread(
+                __main__.main, ["top", f"http://127.0.0.1:{gateway.port}/_proxy", "--once"]
+            )
+    output = capsys.readouterr().out
+
+    assert 0 == ended.value.code
+    assert "0.0 requests/s, 0 in flight" in output
+    assert "http://127.0.0.1:9" in output
+
+
+def test_a_gateway_that_is_not_there_is_named(run):
+    """With the address."""
+    status, output, error = run("top", "http://127.0.0.1:9/_proxy")
+
+    assert (1, "") == (status, output)
+    assert error.startswith("proxyroutes: nothing answers at http://127.0.0.1:9/_proxy: ")

@@ -353,6 +353,10 @@ async def test_a_queue_is_served_in_turn_and_bounded(serve, lane, at):
         assert Counter({200: 3, 503: 3}) == Counter(reply.status for reply in replies)
         assert 3 == len(origin.requests)
         assert {b"5"} == {one.get("retry-after") for one in replies if one.status == 503}
+        await eventually(lambda: len(gateway.records) == 6)
+        waited = [bool(one.queued) for one in gateway.records if one.status == 200]
+
+        assert [False, True, True] == sorted(waited)
 
 
 @one_transport
