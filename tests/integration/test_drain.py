@@ -23,6 +23,7 @@ def slow(release):
     return serve
 
 
+@pytest.mark.requirement("R-45")
 async def test_an_exchange_ends_in_its_grace_time():
     """While the others are asked by everybody else, and its connection is closed after it."""
     release = asyncio.Event()
@@ -45,6 +46,7 @@ async def test_an_exchange_ends_in_its_grace_time():
 
 
 @pytest.mark.parametrize("sent", [b"", OK[:-1]], ids=["before-the-head", "within-the-content"])
+@pytest.mark.requirement("R-45")
 async def test_an_exchange_is_cut_after_its_grace_time(sent):
     """503 before the head was sent; after it a broken connection; and nobody is to blame."""
 
@@ -102,6 +104,7 @@ async def test_traffic_sees_nothing_of_changes():
 
 
 @pytest.mark.parametrize("lane", ["router", "app"])
+@pytest.mark.requirement("W-22")
 async def test_a_session_is_closed_with_1001_after_its_grace_time(lane):
     """On both sides; until then it goes on."""
     async with SessionOrigin() as origin, SessionOrigin() as other:
