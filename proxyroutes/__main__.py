@@ -141,9 +141,16 @@ def _add_questions(app: "typer.Typer") -> None:
         strict: Annotated[
             bool, typer.Option("--strict", help="Warnings count as errors.")
         ] = False,
+        contract: Annotated[
+            bool,
+            typer.Option(
+                "--contract",
+                help="Fetch the documents of merge_openapi, and find routes to what they do not have.",
+            ),
+        ] = False,
     ) -> None:
         """Look for what is wrong or doubtful in the route table; exit with 1 where there are errors."""
-        _check(place, strict=strict)
+        _check(place, strict=strict, contract=contract)
 
     @app.command()
     def explain(
@@ -346,10 +353,12 @@ def _read_headers(headers: Sequence[str]) -> list[tuple[str, str]]:
 # check
 
 
-def _check(place: str, *, strict: bool) -> None:
+def _check(place: str, *, strict: bool, contract: bool = False) -> None:
     try:
         found = _load(place)
         findings = sorted(_findings(found.value, found.module))
+        if contract:
+            findings += _contract_findings(found.value, found.module)
     except BuildError as error:
         findings = to_findings(
             [one for one in error.exceptions if isinstance(one, DeclarationError)]
@@ -360,6 +369,15 @@ def _check(place: str, *, strict: bool) -> None:
     print(f"{place}: {_count(errors, 'error')}, {_count(len(findings) - errors, 'warning')}")
     if errors or (strict and findings):
         raise SystemExit(1)
+
+
+def _contract_findings(value: Any, module: ModuleType) -> Iterator[Finding]:
+    """Where routes lead that their upstreams do not have; of an app, by the proxies that stand beside it."""
+    named = [one for one in vars(module).values() if isinstance(one, Proxy)]
+    for proxy in [value] if isinstance(value, Proxy) else named:
+        for breach in asyncio.run(proxy.check_contract()):
+            location, _, text = breach.partition(": ")
+            yield Finding("error", "contract", location, text)
 
 
 def _count(number: int, what: str) -> str:

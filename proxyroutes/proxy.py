@@ -9,7 +9,7 @@ import secrets
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from attrs import evolve
 from fastapi import APIRouter
@@ -21,14 +21,15 @@ from typing_extensions import Unpack, override
 from proxyroutes._build.app import GatewayApp, make_app
 from proxyroutes._build.compile import Compiled, compile_specs
 from proxyroutes._build.defaults import Defaults
-from proxyroutes._build.imperative import UrlPools, forward, imperative_plan
+from proxyroutes._build.imperative import UrlPools, forward, imperative_plan, imperative_view
 from proxyroutes._build.lifespan import Lifespan
 from proxyroutes._build.overrides import FieldValues, edit_head
 from proxyroutes._build.readiness import HealthMonitor
 from proxyroutes._build.router import make_router
 from proxyroutes._build.stubs import forwarded_request
 from proxyroutes._build.websockets import imperative_session_plan, relay
-from proxyroutes._declare.groups import Registry, RouteGroup, SharedOptions
+from proxyroutes._declare.groups import RouteGroup, SharedOptions
+from proxyroutes._declare.registry import Registry, flatten
 from proxyroutes._operate.access_log import AccessLogger
 from proxyroutes._operate.explain import HeaderValues, explain
 from proxyroutes._operate.explanation import Explanation
@@ -40,9 +41,11 @@ from proxyroutes._operate.status.traffic import Traffic
 from proxyroutes._serve.exchange import Observer
 from proxyroutes._serve.fields import has_bad_name
 from proxyroutes._serve.steps.forwarded import ForwardedRequest
+from proxyroutes._serve.steps.splits import pick_for
 from proxyroutes._state.on_error import read_on_error
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import BuildError, DeclarationError, GatewayError
+from proxyroutes.policies.splits import WeightedSplit
 from proxyroutes.settings import AccessLog, Forwarding, Timeouts
 from proxyroutes.typing import ForwardedHead
 
@@ -53,6 +56,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Proxy"]
 
+Upstream: TypeAlias = UpstreamPool | WeightedSplit[UpstreamPool] | str
 HandlerT = TypeVar("HandlerT", bound=Callable[..., Any])
 
 
@@ -93,14 +97,15 @@ class Proxy(RouteGroup):
         name = f"proxyroutes-{secrets.token_hex(4)}" if via is None else via
         if has_bad_name(name.encode("latin-1", "replace")):
             raise ValueError(f"via is a token: {via!r}")
-        super().__init__(Registry(), "", {})
-        self._take_defaults(defaults)
+        super().__init__(Registry(monitor=monitor), "")
+        self._take_defaults(defaults, {"timeouts": timeouts, "forwarding": forwarding})
         self.monitor = monitor or HealthMonitor()
         self._lifespan = Lifespan(self.monitor)
         self._observers = [on_exchange] if callable(on_exchange) else list(on_exchange)
         if access_log:
             recipe = AccessLog() if access_log is True else access_log
             self._observers.append(AccessLogger(recipe))
+        self._registry.observers = self._observers
         self._defaults = Defaults(
             monitor=self.monitor,
             timeouts=timeouts or Timeouts(),
@@ -130,9 +135,8 @@ class Proxy(RouteGroup):
         The result may hold problems; ``build_router`` raises them.
         """
         if self._compiled is None:
-            registry = self._registry
-            registry.sealed = True
-            self._compiled = compile_specs(registry.specs, self._defaults, registry.problems)
+            specs, problems = flatten(self._registry)
+            self._compiled = compile_specs(specs, self._defaults, problems)
         return self._compiled
 
     def build_router(self, **options: Any) -> APIRouter:
@@ -378,7 +382,7 @@ class Proxy(RouteGroup):
     async def forward(
         self,
         request: Request,
-        upstream: UpstreamPool | str,
+        upstream: Upstream,
         *,
         path: str | None = None,
         method: str | None = None,
@@ -392,7 +396,8 @@ class Proxy(RouteGroup):
 
         Args:
             request: The request as the endpoint got it.
-            upstream: A pool, or a URL with an optional base path; its pool is kept by origin, the 1,024 last used.
+            upstream: A pool, a ``WeightedSplit``, or a URL with an optional base path; the pool of a URL is kept by
+                origin, the 1,024 last used.
             path: Path, and query if it has one, instead of the request's; put behind the base path.
             method: Method instead of the request's.
             headers: Fields instead of the client's. The gateway's own are added to them.
@@ -409,7 +414,9 @@ class Proxy(RouteGroup):
             ValueError: If an override cannot be sent; nothing was.
             GatewayError: If the exchange failed. Uncaught, it is answered as problem+json with its status.
         """
-        pool, base_path = await self._find_pool(upstream)
+        pool, base_path = await self._find_pool(
+            upstream, lambda: imperative_view(self._imperative, request.scope)
+        )
         return await forward(
             self._imperative,
             request,
@@ -424,8 +431,12 @@ class Proxy(RouteGroup):
             timeouts=timeouts,
         )
 
-    async def _find_pool(self, upstream: UpstreamPool | str) -> tuple[UpstreamPool, bytes]:
+    async def _find_pool(
+        self, upstream: Upstream, view: Callable[[], ForwardedRequest]
+    ) -> tuple[UpstreamPool, bytes]:
         """A pool that is ready to be used, and the base path of its URL."""
+        if isinstance(upstream, WeightedSplit):
+            upstream = pick_for(upstream, view(), self.monitor)
         pool, base_path = (
             await self._url_pools.find(upstream) if isinstance(upstream, str) else (upstream, b"")
         )
@@ -436,7 +447,7 @@ class Proxy(RouteGroup):
     async def relay(
         self,
         websocket: WebSocket,
-        upstream: UpstreamPool | str,
+        upstream: Upstream,
         *,
         path: str | None = None,
         subprotocols: Sequence[str] | None = None,
@@ -461,7 +472,9 @@ class Proxy(RouteGroup):
             ValueError: If an override cannot be sent; nothing was.
             StubError: If the WebSocket was accepted or closed already.
         """
-        pool, base_path = await self._find_pool(upstream)
+        pool, base_path = await self._find_pool(
+            upstream, lambda: imperative_view(self._imperative, websocket.scope)
+        )
 
         def edit(head: ForwardedHead) -> None:
             edit_head(

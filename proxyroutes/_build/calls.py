@@ -7,7 +7,6 @@ from collections.abc import AsyncIterable, Awaitable, Callable
 from typing import Any, cast
 from weakref import WeakSet
 
-from attrs import evolve
 from starlette.exceptions import HTTPException
 
 from proxyroutes._build.responses import GoneResponse, RelayResponse
@@ -36,7 +35,7 @@ __all__ = ["CALL", "BodyTooLargeError", "Call", "FindPool", "Own", "stub_receive
 CALL = "proxyroutes.call"
 """The key of a scope under which the running call, or the side of a session, is found."""
 
-FindPool = Callable[[Any], Awaitable[tuple[UpstreamPool, bytes]]]
+FindPool = Callable[[Any, Callable[[], ForwardedRequest]], Awaitable[tuple[UpstreamPool, bytes]]]
 """Gives the pool of an ``upstream=`` that is named at a request, and the base path of its URL."""
 
 Own = bytes | AsyncIterable[bytes]
@@ -96,7 +95,6 @@ class Call:
         self._reading = asyncio.Lock()
         self._streamed: ReceivedBody | None = None
         self._is_empty = False
-        self._was_admitted = False
         self._running: set[Exchange] = set()
         self._responses: WeakSet[RelayResponse] = WeakSet()
 
@@ -149,7 +147,7 @@ class Call:
             GatewayError: If the exchange failed; it is in its record then.
             ClientLeft: If the client left.
         """
-        plan = self._admitted(plan or self.plan)
+        plan = plan or self.plan
         state = pool.state()
         self.pool = pool
         exchange = open_exchange(
@@ -173,8 +171,6 @@ class Call:
             raise
         finally:
             self._running.discard(exchange)
-            # What was not admitted has begun no attempt.
-            self._was_admitted = self._was_admitted or exchange.attempts > 0
         response = RelayResponse(
             answer,
             received=self.scope["method"],
@@ -184,12 +180,6 @@ class Call:
         )
         self._responses.add(response)
         return response
-
-    def _admitted(self, plan: Plan) -> Plan:
-        """The plan of a further forward: one request is admitted once."""
-        if not self._was_admitted or plan.steps is None or not plan.steps.admissions:
-            return plan
-        return evolve(plan, steps=evolve(plan.steps, admissions=()))
 
     async def _body(self, exchange: Exchange) -> Body | None:
         """The client's content, as often as it can be had.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from itertools import chain
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,7 +24,7 @@ from proxyroutes._build.check import (
     texts,
 )
 from proxyroutes._build.conditions import read_condition
-from proxyroutes._build.defaults import Defaults
+from proxyroutes._build.defaults import Defaults, join_observers
 from proxyroutes._build.handlers import read_handlers
 from proxyroutes._build.hidden import check_hidden, check_hidden_websockets
 from proxyroutes._build.sessions import (
@@ -207,8 +208,10 @@ def _common(
         "hop": make_hop(forwarding_of(forwarding, defaults), defaults.via),
         "timeouts": timeouts or defaults.timeouts,
         "pool_timeouts": timeouts is None,
-        "observers": defaults.observers,
-        "last_on_error": defaults.on_error,
+        "observers": join_observers([one.observers for one in spec.origins], defaults.observers),
+        "last_on_error": [*chain(*[one.on_error for one in spec.origins]), *defaults.on_error]
+        if spec.origins
+        else defaults.on_error,
         "speaks": spec.facts.speaks,
     }
 
@@ -246,6 +249,7 @@ def _compile_websocket(
         host=host_of(options["host"]),
         field_actions=actions,
         condition=condition,
+        steps=read_steps(spec, template, defaults, problems),
         max_body_bytes=None,
         map_location=options["location"] == "rewrite",
         plain=not spec.facts.speaks and not spec.facts.parameters and not spec.dependencies,

@@ -53,7 +53,8 @@ class Forward:
         instance because the upstream could not be reached.
 
         Args:
-            upstream: A pool, or a URL with an optional base path, instead of the route's own upstream.
+            upstream: A pool, a ``WeightedSplit``, or a URL with an optional base path, instead of the route's own
+                upstream.
             method: Method instead of the request's.
             path: Path, and query if it has one, instead of the forwarded one; put behind the base path. ``Location`` is
                 not mapped then.
@@ -79,7 +80,7 @@ class Forward:
             pool, base_path = (
                 (await call.choose_pool(), b"")
                 if upstream is None
-                else await call.find_pool(upstream)
+                else await call.find_pool(upstream, call.forwarded)
             )
             call.asked = call.asked or upstream is None
             given = call.forwarded_head()

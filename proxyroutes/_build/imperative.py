@@ -20,13 +20,15 @@ from proxyroutes._serve.head import make_head, read_request
 from proxyroutes._serve.http import ask, fail, open_exchange, read_body, timeouts_of
 from proxyroutes._serve.match import Found, raw_path_of, split_path
 from proxyroutes._serve.plan import Plan
+from proxyroutes._serve.steps.answering import received_view
+from proxyroutes._serve.steps.forwarded import ForwardedRequest
 from proxyroutes._serve.steps.protocols import Steps
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import GatewayError
 from proxyroutes.settings import Destination, Timeouts
-from proxyroutes.typing import Body
+from proxyroutes.typing import Body, Scope
 
-__all__ = ["UrlPools", "forward", "imperative_plan"]
+__all__ = ["UrlPools", "forward", "imperative_plan", "imperative_view"]
 
 _MAX_URL_POOLS = 1024
 
@@ -114,6 +116,11 @@ def imperative_plan(defaults: Defaults) -> Plan:
         last_on_error=defaults.on_error,
         steps=Steps(request_edits=edits) if edits else None,
     )
+
+
+def imperative_view(plan: Plan, scope: Scope) -> ForwardedRequest:
+    """A request that no declared route describes, as the application is shown it."""
+    return received_view(Found(plan, split_path(raw_path_of(scope)), 0), scope)
 
 
 async def forward(

@@ -23,7 +23,7 @@ from proxyroutes._build.proof import exception_handlers, handles_failures
 from proxyroutes._build.routes import METHOD, ProxyRoute
 from proxyroutes._build.stubs import make_endpoint
 from proxyroutes._build.websockets import add_websocket, choose_by_index, refuse_session
-from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
+from proxyroutes._declare.specs import RouteSpec
 from proxyroutes._declare.templates import Template, parse_template
 from proxyroutes._serve.http import serve_http
 from proxyroutes._serve.match import (
@@ -34,7 +34,6 @@ from proxyroutes._serve.match import (
     split_path,
 )
 from proxyroutes._serve.plan import Plan
-from proxyroutes._serve.steps.forwarded import ForwardedRequest
 from proxyroutes.exceptions import (
     BuildError,
     DeclarationError,

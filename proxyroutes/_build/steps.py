@@ -34,9 +34,7 @@ def read_steps(
     # Each kind of step that a route has becomes one entry here, under its name in ``Steps``.
     steps: dict[str, Any] = {}
     location = spec.facts.location
-    rate_limit = (
-        spec.options["rate_limit"] if isinstance(spec, WebSocketSpec) else spec.rate_limit
-    )
+    rate_limit = spec.options["rate_limit"] if isinstance(spec, WebSocketSpec) else spec.rate_limit
     admissions = read_rate_limits(rate_limit, template, defaults, problems, location)
     if admissions:
         steps["admissions"] = admissions

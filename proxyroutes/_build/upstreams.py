@@ -12,7 +12,7 @@ from attrs import frozen
 from proxyroutes._build.check import Problems
 from proxyroutes._build.defaults import Defaults
 from proxyroutes._build.rates import check_key
-from proxyroutes._declare.groups import UNSET
+from proxyroutes._declare.levels import UNSET
 from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.templates import Template
 from proxyroutes._serve.steps.splits import BoundSplit, pick_for
@@ -68,8 +68,10 @@ def resolve_upstream(
     split = resolved.split
     if split is not None and split.recipe.key is not None and template is not None:
         check_key("upstream", split.recipe.key, template, problems, spec.facts.location)
+    # A proxy that is included keeps the monitor that it was given.
+    own = [origin.monitor for origin in spec.origins if origin.monitor is not None]
     for pool in resolved.pools:
-        pool.adopt(defaults.monitor)
+        pool.adopt(own[0] if own else defaults.monitor)
     return resolved
 
 

@@ -164,9 +164,7 @@ def _matcher(
     return matches
 
 
-def _make_provider(
-    plan: SessionPlan, locate: Locate
-) -> Callable[[WebSocket], Awaitable[Session]]:
+def _make_provider(plan: SessionPlan, locate: Locate) -> Callable[[WebSocket], Awaitable[Session]]:
     async def provide(websocket: WebSocket) -> Session:
         scope = websocket.scope
         try:

@@ -10,13 +10,18 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypedDict, TypeVar
 
-from attrs import define, field
-from typing_extensions import Unpack, override
+from typing_extensions import Unpack
 
+from proxyroutes._declare.levels import UNSET, find_lone, merge
+from proxyroutes._declare.registry import (
+    Included,
+    Registry,
+    concatenate,
+    route_values,
+    session_values,
+)
 from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.stubs import read_stub
-from proxyroutes._state.on_error import OnError
-from proxyroutes.exceptions import DeclarationError
 from proxyroutes.policies.rates import RateLimit
 from proxyroutes.settings import (
     CookieRules,
@@ -27,71 +32,9 @@ from proxyroutes.settings import (
     Timeouts,
 )
 
-__all__ = ["UNSET", "Registry", "RouteGroup", "RouteOptions", "SharedOptions"]
+__all__ = ["RouteGroup", "RouteOptions", "SharedOptions"]
 
 StubT = TypeVar("StubT", bound=Callable[..., Any])
-
-
-class _Unset:
-    @override
-    def __repr__(self) -> str:
-        return "inherited"
-
-
-UNSET: Any = _Unset()
-
-# What a group's routes take from it as well as their own, instead of either one.
-_JOINED = frozenset({"dependencies", "identity_headers", "tags"})
-# One value at each level, and all of them count, the outermost first; an explicit None drops what is inherited.
-_STACKED = frozenset(
-    {
-        "cookies",
-        "query_rules",
-        "request_filters",
-        "request_headers",
-        "response_filters",
-        "response_headers",
-    }
-)
-_SESSION_RULES = _STACKED - {"request_filters", "response_filters"}
-# What a WebSocket route takes from its groups as it is.
-_OF_SESSIONS = (
-    "timeouts",
-    "host",
-    "forwarding",
-    "identity_headers",
-    "location",
-    "match",
-    "rate_limit",
-    *sorted(_SESSION_RULES),
-)
-_DEFAULTS: Mapping[str, Any] = {
-    "cookies": (),
-    "dependencies": (),
-    "forwarding": None,
-    "hedge": None,
-    "host": "destination",
-    "identity_headers": (),
-    "include_in_schema": True,
-    "limits": None,
-    "location": "rewrite",
-    "match": None,
-    "max_body_bytes": None,
-    "mirror": None,
-    "on_error": None,
-    "query_rules": (),
-    "rate_limit": None,
-    "request_filters": (),
-    "request_headers": (),
-    "response_filters": (),
-    "response_headers": (),
-    "responses": None,
-    "retry": None,
-    "server_timing": False,
-    "tags": (),
-    "timeouts": None,
-    "upstream": UNSET,
-}
 
 
 class SharedOptions(TypedDict, total=False):
@@ -137,55 +80,27 @@ class OneRouteOptions(RouteOptions, total=False):
     summary: str | None
 
 
-@define(eq=False)
-class Registry:
-    """Every spec of one proxy, in declared order.
-
-    Attributes:
-        specs: What was declared.
-        problems: Mistakes that belong to no single stub, such as a group's prefix.
-        on_error: The proxy's handlers of failures, in declared order.
-        sealed: Set by the first build.
-    """
-
-    specs: list[RouteSpec | WebSocketSpec] = field(factory=list)
-    problems: list[str] = field(factory=list)
-    on_error: list[OnError] = field(factory=list)
-    sealed: bool = False
-
-    def add(self, spec: RouteSpec | WebSocketSpec) -> None:
-        """Record a spec.
-
-        Raises:
-            DeclarationError: After the build.
-        """
-        if self.sealed:
-            raise DeclarationError(
-                "this route comes after the build and would never be served: "
-                "declare it before build_router(), build_app() or explain()",
-                location=spec.facts.location,
-            )
-        self.specs.append(spec)
-
-
-def _lone(name: str, value: Any) -> str | None:
-    """What is wrong with a value where a list is meant, or None."""
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        return f"{name}: a list is meant, not one value: write [{value!r}]"
-    return None
-
-
 class RouteGroup:
     """Routes under one prefix that share what they do not say themselves."""
 
-    def __init__(self, registry: Registry, prefix: str, inherited: Mapping[str, Any]) -> None:
+    def __init__(
+        self, registry: Registry, prefix: str, levels: tuple[Mapping[str, Any], ...] = ()
+    ) -> None:
         self._registry = registry
         self._prefix = prefix
-        self._inherited = inherited
+        # What was given at each level, the outermost first, and what that comes to.
+        self._levels = levels
+        self._inherited = merge(levels)[0]
+        # What its routes inherit of it where it is included in another proxy; None for what cannot be.
+        self._spelled_out: Mapping[str, Any] | None = None
 
-    def _take_defaults(self, defaults: Mapping[str, Any]) -> None:
+    def _take_defaults(self, defaults: Mapping[str, Any], spelled_out: Mapping[str, Any]) -> None:
         """Take what the outermost group is given itself."""
-        self._inherited, problems = self._merge(dict(defaults))
+        self._inherited, problems = merge([defaults])
+        self._levels = (defaults,)
+        self._spelled_out = {
+            name: value for name, value in spelled_out.items() if value is not None
+        }
         self._registry.problems.extend(problems)
 
     def group(self, prefix: str = "", **options: Unpack[RouteOptions]) -> RouteGroup:
@@ -198,40 +113,54 @@ class RouteGroup:
                 ``response_headers``, ``query_rules``, ``cookies``) and filters count beside the inherited ones, and None
                 drops those; each other one replaces its inherited value.
         """
+        prefix = self._check_prefix(prefix)
+        for name in options.keys() - RouteOptions.__annotations__.keys():
+            close = difflib.get_close_matches(name, RouteOptions.__annotations__, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            self._registry.problems.append(f"a group has no keyword {name!r}{hint}")
+        _, problems = merge([options])
+        self._registry.problems.extend(f"group {prefix!r}: {problem}" for problem in problems)
+        return RouteGroup(self._registry, self._prefix + prefix, (*self._levels, options))
+
+    def _check_prefix(self, prefix: str) -> str:
         if prefix and (not prefix.startswith("/") or prefix.endswith("/")):
             stripped = prefix.strip("/")
             instead = f"write '/{stripped}', not {prefix!r}" if stripped else "leave it out"
             self._registry.problems.append(
                 f"a group's prefix starts with a slash and does not end with one: {instead}"
             )
-            prefix = f"/{stripped}" if stripped else ""
-        for name in options.keys() - RouteOptions.__annotations__.keys():
-            close = difflib.get_close_matches(name, RouteOptions.__annotations__, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            self._registry.problems.append(f"a group has no keyword {name!r}{hint}")
-        merged, problems = self._merge(dict(options))
-        self._registry.problems.extend(f"group {prefix!r}: {problem}" for problem in problems)
-        return RouteGroup(self._registry, self._prefix + prefix, merged)
+            return f"/{stripped}" if stripped else ""
+        return prefix
 
-    def _merge(self, given: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-        """What is given over what is inherited, and what is wrong with it."""
-        merged = dict(self._inherited)
-        problems: list[str] = []
-        for name, value in given.items():
-            if value is UNSET:
-                continue
-            if name == "on_error":
-                # The nearest one is asked first, and the others where it has no answer; None drops them.
-                merged[name] = None if value is None else (value, merged.get(name))
-            elif name in _STACKED:
-                merged[name] = () if value is None else (*merged.get(name, ()), value)
-            elif name not in _JOINED:
-                merged[name] = value
-            elif (problem := _lone(name, value)) is not None:
-                problems.append(problem)
-            else:
-                merged[name] = (*merged.get(name, ()), *value)
-        return merged, tuple(problems)
+    def include(self, other: RouteGroup, *, prefix: str = "") -> None:
+        """Take over every route of another proxy, at this place of the declared order: for one that is split over modules.
+
+        Its routes inherit what this proxy or group says, below what they and their own proxy say themselves. Its observers
+        and its handlers of errors count for its routes too: they are asked before this proxy's. Its pools without a
+        monitor take the one that it was given, or this proxy's. ``via`` and ``redirect_slashes`` are this proxy's.
+
+        What it declares until this proxy is built is taken over; it can be included elsewhere, and built by itself, as
+        well.
+
+        Args:
+            other: The proxy.
+            prefix: Put in front of each of its paths; starts with a slash and does not end with one.
+
+        Raises:
+            TypeError: If it is no proxy.
+            DeclarationError: If this proxy was already built.
+        """
+        spelled_out = getattr(other, "_spelled_out", None)
+        if spelled_out is None:
+            raise TypeError(f"a Proxy can be included, not {other!r}")
+        prefix = self._check_prefix(prefix)
+        self._registry.add(
+            Included(
+                registry=other._registry,
+                prefix=self._prefix + prefix,
+                levels=(*self._levels, spelled_out),
+            )
+        )
 
     def route(
         self,
@@ -320,20 +249,25 @@ class RouteGroup:
         given = dict(locals())
         for key in ("self", "path", "methods", "rewrite", "name", "summary"):
             del given[key]
-        merged, problems = self._merge(given)
+        merged, _ = merge([given], self._inherited)
+        problems = merge([given])[1]
+        levels = (*self._levels, given)
 
         def decorate(stub: StubT) -> StubT:
             self._registry.add(
                 RouteSpec(
-                    path=_concatenate(self._prefix, path),
+                    path=concatenate(self._prefix, path),
                     stub=stub,
                     facts=read_stub(stub),
-                    methods=methods if methods is None or _lone("", methods) else tuple(methods),
+                    methods=methods
+                    if methods is None or find_lone("", methods)
+                    else tuple(methods),
                     rewrite=rewrite,
                     name=name,
                     summary=summary,
                     problems=problems,
-                    **{key: merged.get(key, default) for key, default in _DEFAULTS.items()},
+                    levels=levels,
+                    **route_values(merged),
                 )
             )
             return stub
@@ -440,7 +374,10 @@ class RouteGroup:
             "forwarding": forwarding,
             "identity_headers": identity_headers,
         }
-        merged, problems = self._merge(given)
+        merged, _ = merge([given], self._inherited)
+        problems = merge([given])[1]
+        levels = (*self._levels, given)
+        values = session_values(merged)
         options = {
             "allowed_origins": _to_tuple(allowed_origins),
             "max_message_bytes": max_message_bytes,
@@ -449,19 +386,19 @@ class RouteGroup:
             "close_timeout": close_timeout,
             "compression": compression,
             "own_timeouts": None if timeouts is UNSET else timeouts,
-            **{name: merged.get(name, _DEFAULTS[name]) for name in _OF_SESSIONS},
+            **values.pop("options"),
         }
 
         def decorate(stub: StubT) -> StubT:
             self._registry.add(
                 WebSocketSpec(
-                    path=_concatenate(self._prefix, path),
+                    path=concatenate(self._prefix, path),
                     stub=stub,
                     facts=read_stub(stub),
-                    upstream=merged.get("upstream", UNSET),
                     rewrite=rewrite,
                     options=options,
-                    dependencies=merged.get("dependencies", ()),
+                    levels=levels,
+                    **values,
                     name=name,
                     problems=problems,
                 )
@@ -474,10 +411,3 @@ class RouteGroup:
 def _to_tuple(values: Any) -> Any:
     # What is no list stays as it is, for the build to report.
     return values if isinstance(values, str) or not isinstance(values, Iterable) else tuple(values)
-
-
-def _concatenate(prefix: str, path: Any) -> Any:
-    # What is no path stays as it is, for the build to report; no path at all is the prefix itself.
-    if not isinstance(path, str) or not (path.startswith("/") or (prefix and not path)):
-        return path
-    return prefix + path

@@ -51,6 +51,10 @@ class RouteSpec:
     server_timing: Any = False
     problems: tuple[str, ...]
     """What was wrong with the keywords themselves."""
+    levels: tuple[Mapping[str, Any], ...] = field(default=(), eq=False, repr=False)
+    """What was given at each level, the outermost first."""
+    origins: tuple[Any, ...] = field(default=(), eq=False, repr=False)
+    """The registries that it was included from, the innermost first."""
 
 
 @frozen(kw_only=True)
@@ -66,3 +70,5 @@ class WebSocketSpec:
     dependencies: tuple[Any, ...] = field(eq=False, repr=False)
     name: str | None
     problems: tuple[str, ...]
+    levels: tuple[Mapping[str, Any], ...] = field(default=(), eq=False, repr=False)
+    origins: tuple[Any, ...] = field(default=(), eq=False, repr=False)

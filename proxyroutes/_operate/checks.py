@@ -35,6 +35,7 @@ __all__ = [
 _PARAMETER = re.compile(r"{(\w+)(?::(\w+))?}")
 _SAMPLES = {"int": "1", "float": "1.5", "uuid": "00000000-0000-4000-8000-000000000000"}
 _USUAL = Timeouts()
+_WRITES = frozenset({"DELETE", "PATCH", "POST", "PUT"})
 
 
 @frozen(order=True)
@@ -149,12 +150,15 @@ def _check_steps(spec: RouteSpec, plan: Plan) -> Iterator[Finding]:
     if retry is not None:
         yield from _check_retry(retry, spec, plan)
     mirror = None if steps is None else steps.mirror
-    if mirror is not None and _has_no_cap(mirror):
+    writes = _WRITES if plan.methods is None else _WRITES & plan.methods
+    if mirror is not None and writes:
+        # How many copies there are at once is bounded by every mirror.
         yield Finding(
             "warning",
-            "mirror-without-cap",
+            "mirror-writes",
             spec.facts.location,
-            f"{spec.path!r}: nothing bounds the copies that are under way; say how many may be",
+            f"{spec.path!r}: {_join(writes)} are copied too; say methods=[…], or be sure that pool "
+            f"{mirror.recipe.to.name!r} has a database of its own",
         )
 
 
@@ -168,24 +172,6 @@ def _check_retry(retry: Any, spec: RouteSpec, plan: Plan) -> Iterator[Finding]:
             spec.facts.location,
             f"{spec.path!r}: {_join(served)} may reach an upstream twice (RFC 9110 §9.2.2)",
         )
-    per_try, timeouts = getattr(retry, "per_try_timeout", None), spec.timeouts
-    total = timeouts.total if isinstance(timeouts, Timeouts) else None
-    if per_try is not None and total is not None and per_try > total:
-        yield Finding(
-            "error",
-            "try-over-total",
-            spec.facts.location,
-            f"{spec.path!r}: per_try_timeout={per_try:g} is never reached, the whole exchange has total={total:g}",
-        )
-
-
-def _has_no_cap(mirror: Any) -> bool:
-    caps = [
-        getattr(mirror, name)
-        for name in ("max_in_flight", "max_concurrent", "max_body_bytes")
-        if hasattr(mirror, name)
-    ]
-    return bool(caps) and None in caps
 
 
 def _join(methods: Iterable[str]) -> str:
@@ -243,6 +229,9 @@ def check_app(routes: Sequence[BaseRoute], gateways: Sequence[GatewayPlace]) -> 
             route = context.original_route
             if isinstance(route, ProxyRoute):
                 behind = behind or route.owner.compiled is gateway.compiled
+            elif type(route).__module__.startswith("proxyroutes."):
+                # Only there for the document.
+                continue
             elif behind and isinstance(route, Route | APIRoute):
                 yield from _check_hidden_route(context, gateway)
 
@@ -276,7 +265,8 @@ def _check_open_pages(routes: Sequence[BaseRoute]) -> Iterator[Finding]:
         if isinstance(route, ProxyRoute) or not module.startswith("proxyroutes._operate"):
             continue
         dependant: Any = getattr(context, "dependant", None)
-        if getattr(dependant, "dependencies", None):
+        meant = getattr(getattr(endpoint, "__self__", None), "public", False)
+        if meant or getattr(dependant, "dependencies", None):
             continue
         page = "status page" if ".status" in module else "metrics page"
         yield Finding(

@@ -38,11 +38,12 @@ from proxyroutes._serve.match import (
 )
 from proxyroutes._serve.plan import Plan
 from proxyroutes._serve.steps.forwarded import ForwardedRequest
+from proxyroutes._serve.steps.messages import edit_for_pool
 from proxyroutes._serve.steps.protocols import Split
 from proxyroutes._serve.websocket import SessionPlan
 from proxyroutes._state.clock import SystemClock
 from proxyroutes._state.destinations import DestinationState
-from proxyroutes._state.pools import UpstreamPool
+from proxyroutes._state.pools import PoolState, UpstreamPool
 from proxyroutes.exceptions import BuildError, ClientRequestError, NoDestinationError
 from proxyroutes.settings import Timeouts
 from proxyroutes.typing import ForwardedHead, Scope
@@ -147,6 +148,7 @@ def explain_scope(
         route=found.plan.name,
         path=prefix + found.plan.template,
         location=chosen.spec.facts.location,
+        steps=tuple(_steps(chosen.spec)),
         notes=tuple(_notes(chosen, [] if dependencies is None else dependencies(found.plan))),
     )
     return _explain_found(named, found, scope)
@@ -293,18 +295,11 @@ def _explain_pool(
     notes = base.notes
     if state is None:
         notes = (*notes, "the pool is not running here: nothing is known of its health and load")
-        destinations = tuple(map(DestinationState.of, pool.destinations))
-        level = min(one.recipe.priority for one in destinations)
-        available = tuple(one for one in destinations if one.recipe.priority == level)
-        balancer: Any = pool.balancing.bind(clock=SystemClock(), random=random.Random())  # noqa: S311 - it balances.
-        reasons = [
-            "not probed yet" if one in available else "a lower-numbered priority comes first"
-            for one in destinations
-        ]
-    else:
-        destinations, available = state.destinations, state.available
-        balancer = state.balancer
-        reasons = [one.reason for one in state.status()]
+    destinations, available, balancer, reasons = _look_at(pool, state)
+    if state is not None:
+        head = edit_for_pool(state, head)
+    elif pool.transforms is not None:
+        notes = (*notes, "the pool edits each head that it sends; what comes of it is not shown")
     picked, doubt = find_home(pool, state, destinations, head), None
     if picked is None:
         picked, doubt = _pick(balancer, destinations, available, head)
@@ -320,9 +315,9 @@ def _explain_pool(
         ),
         notes=notes if doubt is None else (*notes, doubt),
     )
-    if not available:
-        error = NoDestinationError("")
-        return evolve(named, status=error.status_code, answer="no destination is available")
+    refusal = _refusal(state, available)
+    if refusal is not None:
+        return evolve(named, status=NoDestinationError("").status_code, answer=refusal)
     timeouts = (pool.timeouts if plan.pool_timeouts else None) or plan.timeouts
     return evolve(
         named,
@@ -335,6 +330,32 @@ def _explain_pool(
             session=isinstance(plan, SessionPlan),
         ),
     )
+
+
+def _look_at(
+    pool: UpstreamPool, state: PoolState | None
+) -> tuple[tuple[DestinationState, ...], tuple[DestinationState, ...], Any, list[str]]:
+    """Destinations, those that are available, the balancer, and why; as at the start where the pool does not run."""
+    if state is not None:
+        reasons = [one.reason for one in state.status()]
+        return state.destinations, state.available, state.balancer, reasons
+    destinations = tuple(map(DestinationState.of, pool.destinations))
+    level = min(one.recipe.priority for one in destinations)
+    available = tuple(one for one in destinations if one.recipe.priority == level)
+    balancer = pool.balancing.bind(clock=SystemClock(), random=random.Random())  # noqa: S311 - it balances.
+    reasons = [
+        "not probed yet" if one in available else "a lower-numbered priority comes first"
+        for one in destinations
+    ]
+    return destinations, available, balancer, reasons
+
+
+def _refusal(state: PoolState | None, available: Sequence[DestinationState]) -> str | None:
+    """Why a pool asks nobody, or None."""
+    circuit = None if state is None or state.rules is None else state.rules.circuit
+    if circuit is not None and circuit.state == "open":
+        return f"the pool's circuit is open: {circuit.reason}"
+    return None if available else "no destination is available"
 
 
 def _pick(
@@ -384,6 +405,33 @@ def _notes(declared: _Declared, dependencies: Sequence[str]) -> Iterator[str]:
     if steps is not None and steps.mirror is not None:
         mirror = steps.mirror.recipe
         yield f"a copy goes to pool {mirror.to.name}, of a share of {mirror.share:g} of the requests"
+
+
+_STEPS = (
+    "match",
+    "rate_limit",
+    "limits",
+    "request_headers",
+    "query_rules",
+    "request_filters",
+    "hedge",
+    "mirror",
+    "response_headers",
+    "cookies",
+    "response_filters",
+    "server_timing",
+    "on_error",
+)
+
+
+def _steps(spec: RouteSpec | WebSocketSpec) -> Iterator[str]:
+    """What a route does besides, in the order of the way, as it was declared."""
+    options = spec.options if isinstance(spec, WebSocketSpec) else None
+    for name in _STEPS:
+        value = getattr(spec, name, None) if options is None else options.get(name)
+        for one in value if isinstance(value, tuple) else (value,):
+            if one is not None and one is not False:
+                yield f"{name}: {one!r}"
 
 
 def _name(dependency: Any) -> str:

@@ -245,6 +245,7 @@ class SessionSide:
             pool = plan.split(plan, self.found, self.scope, head)
         elif pool is None:
             pool = await cast("Any", plan.choose)(self.forwarded())
+        self._pool = pool
         state = pool.state()
         record.pool = state.name
         if state.transforms is not None:

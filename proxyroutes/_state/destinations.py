@@ -98,6 +98,8 @@ class DestinationState:
     """Whether it was added at run time."""
     watch: Watch | None = None
     outlier: Outlier | None = None
+    latency: float | None = None
+    """Seconds until its first byte, as far as is known. A plain value, because balancing reads many for one choice."""
     measure: Measure | None = None
     """What its exchanges took, where the balancing goes by that."""
     _admitted_before: int = 0
@@ -143,11 +145,10 @@ class DestinationState:
         """Seconds that its last successful probe took."""
         return None if self.watch is None else self.watch.report.latency
 
-    @property
-    def latency(self) -> float | None:
-        """Seconds until its first byte: what its exchanges took where that is measured, else what its probes took."""
+    def estimate(self) -> None:
+        """Work out its latency: what its exchanges took where that is measured, else what its probes took."""
         probed = self.probed
-        return probed if self.measure is None else self.measure.estimate(probed)
+        self.latency = probed if self.measure is None else self.measure.estimate(probed)
 
     @classmethod
     def of(cls, recipe: Destination) -> DestinationState:

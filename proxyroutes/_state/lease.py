@@ -106,6 +106,7 @@ class MeasuredLease(Lease):
                 measure.fail(seconds)
             else:
                 measure.observe(seconds)
+            self.destination.estimate()
 
     @override
     def release(self) -> None:

@@ -33,6 +33,9 @@ from proxyroutes.typing import Balancer, BoundTransport, ForwardedHead, HealthEv
 
 __all__ = ["PoolState"]
 
+_ESTIMATES = 0.5
+"""Seconds after which latencies are estimated anew, where nothing was seen."""
+
 _health_logger = logging.getLogger("proxyroutes.health")
 
 
@@ -80,6 +83,7 @@ class PoolState:
     telemetry: Telemetry | None = None
     leases: int = 0
     _watched: dict[Watch, list[DestinationState]] = field(factory=dict)
+    _estimate_at: float = 0.0
     _panics: bool = False
     _closed: bool = False
     _tasks: set[asyncio.Task[None]] = field(factory=set)
@@ -124,6 +128,7 @@ class PoolState:
             self._unwatch(destination, old)
         destination.watch = watch
         destination.reweigh()
+        destination.estimate()
 
     def _unwatch(self, destination: DestinationState, watch: Watch) -> None:
         destination.watch = None
@@ -321,6 +326,8 @@ class PoolState:
 
     def passed(self, watch: Watch) -> None:
         """A probe has passed: that ends an ejection, and makes one that was added available."""
+        for destination in self._watched.get(watch, ()):
+            destination.estimate()
         if self.ejections.out:
             self.ejections.passed(watch)
 
@@ -335,6 +342,7 @@ class PoolState:
         return tuple([self._status_of(destination) for destination in self.destinations])
 
     def _status_of(self, destination: DestinationState) -> DestinationStatus:
+        destination.estimate()
         watch = destination.watch
         available = destination in self.available
         outlier = destination.outlier
@@ -404,7 +412,13 @@ class PoolState:
     def _lend(self, destination: DestinationState, head: ForwardedHead) -> Lease:
         if destination.measure is None:
             return Lease(self, destination)
-        return MeasuredLease(self, destination, self.monitor.clock, head)
+        clock = self.monitor.clock
+        if clock.monotonic() >= self._estimate_at:
+            # What was seen is forgotten little by little; where nothing is asked, nobody needs to know.
+            self._estimate_at = clock.monotonic() + _ESTIMATES
+            for one in self.destinations:
+                one.estimate()
+        return MeasuredLease(self, destination, clock, head)
 
     def peek(self, head: ForwardedHead) -> DestinationState | None:
         """What ``lease`` would choose now, without holding it and without taking a turn; None if nothing is left."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bisect
 import re
+import struct
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
@@ -22,6 +23,11 @@ POINTS = 64
 
 MOST_POINTS = 64 * 256
 """Points of one destination at most, whatever its weight: a ring is made within a request."""
+
+_POINTS_A_HASH = 8
+_UNPACK = struct.Struct(">8Q").unpack
+_NUMBER = (1 << 20) - 1
+"""Bits of a point that number its destination: far more than a pool has."""
 
 Key = Callable[[ForwardedHead], "str | bytes | None"]
 
@@ -109,52 +115,81 @@ class ConsistentHash:
         return _ConsistentHashBalancer(_to_key(self.key), self.load_factor, fallback)
 
 
+def _points(identity: bytes, count: int) -> list[int]:
+    """Points of a destination, the same in every process: whatever the count, its first ones are the same."""
+    blocks = -(-count // _POINTS_A_HASH)
+    digests = [blake2b(b"%b#%d" % (identity, block)).digest() for block in range(blocks)]
+    return [point for digest in digests for point in _UNPACK(digest)][:count]
+
+
 @define(eq=False)
 class _ConsistentHashBalancer:
     _key: Key
     _load_factor: float | None
     _fallback: Balancer
     _known: Sequence[Candidate] = ()
-    _points: list[int] = field(factory=list)
+    _weights: float = 0.0
+    # The points in order. In the place of its lowest bits each one has the number of whose it is.
+    _ring: list[int] = field(factory=list)
     _owners: list[Candidate] = field(factory=list)
-    # Points are worked out once for each destination: a ring is made anew whenever one comes, goes or changes its weight.
-    _made: dict[bytes, list[int]] = field(factory=dict)
+    _numbers: dict[bytes, tuple[int, int]] = field(factory=dict)
+    """Number and points of each destination on the ring."""
+    _unused: list[int] = field(factory=list)
 
     def pick(self, candidates: Sequence[Candidate], head: ForwardedHead, /) -> Candidate:
         key = self._key(head)
         if key is None:
             return self._fallback.pick(candidates, head)
         if candidates is not self._known:
-            self._make(candidates)
+            self._follow(candidates)
         text = key.encode("utf-8", "surrogateescape") if isinstance(key, str) else key
-        place = bisect.bisect(self._points, _hash(text)) % len(self._points)
+        place = bisect.bisect(self._ring, _hash(text)) % len(self._ring)
         if self._load_factor is None:
-            return self._owners[place]
+            return self._owners[self._ring[place] & _NUMBER]
         return self._bounded(place, self._load_factor)
 
-    def _make(self, candidates: Sequence[Candidate]) -> None:
-        ring: list[tuple[int, int]] = []
-        made: dict[bytes, list[int]] = {}
-        for number, candidate in enumerate(candidates):
-            identity = candidate.identity
-            count = min(max(1, round(POINTS * candidate.weight)), MOST_POINTS)
-            points = made[identity] = self._made.get(identity, [])
-            # The same points in the same order whatever the weight: a heavier one has more of them, and keeps its keys.
-            points += [_hash(b"%b#%d" % (identity, turn)) for turn in range(len(points), count)]
-            ring += [(point, number) for point in points[:count]]
-        ring.sort()
+    def _follow(self, candidates: Sequence[Candidate]) -> None:
+        """Take another snapshot: whoever has gone or come leaves or enters the ring, and all others stay where they are."""
+        wanted = {
+            one.identity: min(max(1, round(POINTS * one.weight)), MOST_POINTS)
+            for one in candidates
+        }
+        gone = set()
+        for identity, (number, count) in tuple(self._numbers.items()):
+            if wanted.get(identity) != count:
+                gone.add(number)
+                del self._numbers[identity]
+        if gone:
+            self._ring = [point for point in self._ring if point & _NUMBER not in gone]
+            self._unused.extend(gone)
+        for one in candidates:
+            self._enter(one, wanted[one.identity])
+        # What was in order stays in order: that is merging, not sorting.
+        self._ring.sort()
+        self._weights = sum([one.weight for one in candidates])
         self._known = candidates
-        self._made = made
-        self._points = [point for point, _ in ring]
-        self._owners = [candidates[number] for _, number in ring]
+
+    def _enter(self, candidate: Candidate, count: int) -> None:
+        known = self._numbers.get(candidate.identity)
+        if known is not None:
+            self._owners[known[0]] = candidate
+            return
+        if self._unused:
+            number = self._unused.pop()
+            self._owners[number] = candidate
+        else:
+            number = len(self._owners)
+            self._owners.append(candidate)
+        self._numbers[candidate.identity] = (number, count)
+        points = _points(candidate.identity, count)
+        self._ring += [point & ~_NUMBER | number for point in points]
 
     def _bounded(self, place: int, load_factor: float) -> Candidate:
         """The first one on the ring, from this place on, that is not over its share."""
-        total = sum([one.in_flight for one in self._known]) + 1
-        weights = sum([one.weight for one in self._known])
-        owners = self._owners
-        for turn in range(len(owners)):
-            candidate = owners[(place + turn) % len(owners)]
-            if candidate.in_flight < load_factor * total * candidate.weight / weights:
+        ring, owners = self._ring, self._owners
+        bound = load_factor * (sum([one.in_flight for one in self._known]) + 1) / self._weights
+        for turn in range(len(ring)):
+            candidate = owners[ring[(place + turn) % len(ring)] & _NUMBER]
+            if candidate.in_flight < bound * candidate.weight:
                 return candidate
-        return owners[place]
+        return owners[ring[place] & _NUMBER]

@@ -1,6 +1,7 @@
 """The command ``proxyroutes``: what it prints, and with which status it ends."""
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -429,3 +430,331 @@ def test_ctrl_c_ends_the_demo_in_good_order():
                 output, error = process.communicate(timeout=30)
 
     assert ({"red", "blue"}, 0, "stopped\n", "") == (names, process.returncode, output, error)
+
+
+# check, explain, diff, run, top
+
+CHECKED = """
+from fastapi import Depends, FastAPI
+
+from proxyroutes import Proxy, Retry, Timeouts, UpstreamPool
+from proxyroutes.policies import LeastLatency
+
+pool = UpstreamPool("users", ["http://127.0.0.1:9101"], balancing=LeastLatency())
+spare = UpstreamPool("spare", ["http://127.0.0.1:9102"])
+
+
+def make() -> Proxy:
+    proxy = Proxy()
+
+    @proxy.get("/api/<path>", upstream=pool)
+    async def reads() -> None: ...
+
+    @proxy.route("/api/users/<path>", upstream=pool, timeouts=Timeouts(first_byte=30, total=10))
+    async def users() -> None: ...
+
+    @proxy.post("/orders", upstream=pool, retry=Retry(methods={"POST"}, non_idempotent=True))
+    async def orders() -> None: ...
+
+    @proxy.websocket("/live", upstream=pool)
+    async def live() -> None: ...
+
+    return proxy
+
+
+def login() -> None: ...
+
+
+proxy = make()
+app = FastAPI()
+_built = make()
+app.include_router(_built.build_router(), prefix="/v1", dependencies=[Depends(login)])
+app.include_router(_built.metrics_router())
+
+
+@app.get("/v1/api/health")
+async def health() -> None: ...
+
+
+@app.get("/own/{number:int}")
+async def own() -> None: ...
+
+
+clean = Proxy(timeouts=Timeouts(total=10))
+
+
+@clean.get("/a/<path>", upstream=[spare.destinations[0]])
+async def one() -> None: ...
+
+
+@clean.post("/a/<path>", upstream=[spare.destinations[0]])
+async def two() -> None: ...
+"""
+
+
+@pytest.fixture
+def checked(run, tmp_path):
+    """A gateway with something to say of it."""
+    (tmp_path / "shop_checked.py").write_text(CHECKED, encoding="utf-8")
+    return run
+
+
+def codes(output):
+    """The codes of what was found, with their levels."""
+    return sorted(re.findall(r": (error|warning): .* \[([\w-]+)\]$", output, re.MULTILINE))
+
+
+def test_a_check_names_what_is_wrong_with_a_proxy(checked):
+    """Errors make it fail; each finding has its place and its code."""
+    status, output, _ = checked("check", "shop_checked:proxy")
+
+    assert 1 == status
+    assert [
+        ("error", "try-over-total"),
+        ("warning", "any-origin"),
+        ("warning", "latency-unmeasured"),
+        ("warning", "retry-not-idempotent"),
+        ("warning", "unreachable-method"),
+        ("warning", "unused-pool"),
+    ] == codes(output)
+    assert "'/api/users/<path>' is never reached with GET, which reads takes first" in output
+    assert output.endswith("shop_checked:proxy: 1 error, 5 warnings\n")
+
+
+def test_a_check_of_an_app_sees_what_hides_its_own_routes(checked):
+    """Also which pages of ours are open."""
+    _, output, _ = checked("check", "shop_checked:app")
+    found = set(codes(output))
+
+    assert {("error", "shadowed-route"), ("warning", "open-page")} < found
+    assert "route '/v1/api/health': error: the application's own route is never reached" in output
+    assert "/own/" not in output
+
+
+@pytest.mark.parametrize(("strict", "expected"), [((), 0), (("--strict",), 1)])
+def test_warnings_fail_a_check_that_is_strict(checked, strict, expected):
+    """Two pools here are used by no route of this proxy."""
+    status, output, _ = checked("check", "shop_checked:clean", *strict)
+
+    assert (expected, [("warning", "unused-pool")] * 2) == (status, codes(output))
+
+
+def test_a_check_shows_what_the_build_refuses(run, tmp_path):
+    """Each mistake is a finding."""
+    status, output, _ = run("check", "shop_gateway:make_broken")
+
+    assert (1, [("error", "declaration")] * 2) == (status, codes(output))
+    assert f"{tmp_path}/shop_gateway.py:{line_of('/users/<pth')}: error: unknown converter" in (
+        output
+    )
+
+
+def test_a_request_is_explained(checked):
+    """By the proxy itself, with the fields that were given."""
+    status, output, _ = checked(
+        "explain", "shop_checked:proxy", "GET", "/api/users/7", "-H", "X-A: 1", "-H", "Host:b"
+    )
+
+    assert 0 == status
+    assert "  route      reads  /api/<path>" in output
+    assert "             x-a: 1\n" in output
+    assert "x-forwarded-host: b" in output
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("/v1/api/7", "solved first, and may answer instead: login"),
+        ("/v1/orders", "405: the path serves POST only"),
+        ("/own/7", "the application's own route 'own' is asked first and has it"),
+        ("/own/x", "404: no route has this path"),
+        ("/api/7", "the path is not below /v1"),
+        ("ws://shop.example/v1/live", "live  /v1/live"),
+    ],
+)
+def test_an_apps_own_routes_and_prefixes_are_explained_too(checked, url, expected):
+    """In the order in which they are asked."""
+    status, output, _ = checked("explain", "shop_checked:app", "GET", url)
+
+    assert 0 == status
+    assert expected in output
+
+
+def test_an_explanation_may_be_json(checked):
+    """For a program."""
+    _, output, _ = checked("explain", "shop_checked:proxy", "GET", "/api/7", "--json")
+    actual = json.loads(output)
+
+    assert ("reads", "http://127.0.0.1:9101") == (actual["route"], actual["picked"])
+
+
+def test_a_header_that_is_none_is_explained(run):
+    """It needs a colon."""
+    actual = run("explain", "shop_gateway:proxy", "GET", "/", "-H", "nonsense")
+
+    assert (2, "", "proxyroutes: write a header as 'Name: value', not 'nonsense'\n") == actual
+
+
+def test_the_difference_of_two_tables_is_printed(run, tmp_path):
+    """What has gone, come, changed and moved; and whether anything has."""
+    _, output, _ = run("routes", "shop_gateway:proxy", "--json")
+    rows = json.loads(output)
+    (tmp_path / "same.json").write_text(output)
+    rows[0]["upstream"] = "elsewhere"
+    gone = {**rows[0], "path": "/gone", "stub": "gone"}
+    (tmp_path / "old.json").write_text(json.dumps([rows[1], rows[0], gone]))
+
+    assert (0, "", "") == run("diff", "same.json", "shop_gateway:proxy")
+    assert (
+        1,
+        (
+            "- GET /gone (gone) -> elsewhere\n"
+            "~ /users/<path> (users): upstream: elsewhere -> 127.0.0.1:9001\n"
+            "> /users/<path> (users): now asked before /<path> (rest)\n"
+        ),
+        "",
+    ) == run("diff", "old.json", "shop_gateway:proxy")
+
+
+@pytest.mark.parametrize("content", [None, "{}", "nonsense", '[{"path": "/"}]'])
+def test_a_table_that_cannot_be_read_is_named(run, tmp_path, content):
+    """With the reason."""
+    if content is not None:
+        (tmp_path / "old.json").write_text(content)
+    status, _, error = run("diff", "old.json", "shop_gateway:proxy")
+
+    assert 2 == status
+    assert error.startswith("proxyroutes: cannot read old.json: ")
+
+
+def test_completion_is_there(run):
+    """For the shell that asks."""
+    status, output, _ = run("--show-completion", "bash")
+
+    assert (0, True) == (status, "_PROXYROUTES_COMPLETE=complete_bash" in output)
+
+
+def test_a_command_that_is_misspelt_is_guessed(run):
+    """As a user would."""
+    status, _, error = run("explian")
+
+    assert 2 == status
+    assert "explain" in error
+
+
+RUN = """
+from fastapi import FastAPI
+from proxyroutes import Proxy
+from starlette.responses import PlainTextResponse
+
+proxy = Proxy()
+
+
+@proxy.route("/<path>", upstream=PlainTextResponse("served"))
+async def everything() -> None: ...
+
+
+speaking = Proxy()
+
+
+@speaking.route("/<path>", upstream=PlainTextResponse("served"))
+async def speaks(path: str) -> None: ...
+
+
+app = FastAPI(lifespan=proxy.lifespan)
+gateway = Proxy()
+
+
+@gateway.route("/<path>", upstream=PlainTextResponse("served"))
+async def again() -> None: ...
+
+
+built = gateway.build_app()
+"""
+
+
+@pytest.mark.parametrize("attribute", ["proxy", "speaking", "built"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_gateway_is_run_until_it_is_told_to_stop(tmp_path, attribute, number):
+    """In a process of its own, over a real socket, with or without FastAPI in front."""
+    (tmp_path / "shop_run.py").write_text(RUN, encoding="utf-8")
+    command = [sys.executable, "-m", "proxyroutes", "run", f"shop_run:{attribute}", "--port", "0"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            line = process.stdout.readline()
+            url = re.search(r"http://\S+\d", line)[0]
+            response = httpx.get(f"{url}/a", trust_env=False, timeout=20.0)
+            process.send_signal(number)
+            _, error = process.communicate(timeout=20.0)
+        finally:
+            process.kill()
+
+    assert (200, "served", "") == (response.status_code, response.text, error)
+    assert process.returncode in {0, -number}
+
+
+def test_a_port_that_is_taken_is_named_by_run(run, tmp_path):
+    """Instead of a traceback."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        status, _, error = run("run", "shop_gateway:proxy", "--port", str(port))
+
+    assert (1, f"cannot listen on port {port} of 127.0.0.1") == (
+        status,
+        error.removeprefix("proxyroutes: ").partition(":")[0],
+    )
+
+
+def test_a_gateway_that_cannot_be_built_is_not_run(run):
+    """Its mistakes are told."""
+    status, _, error = run("run", "shop_gateway:make_broken", "--port", "0")
+
+    assert (1, True) == (status, "the gateway cannot be built (2)" in error)
+
+
+CONTRACT = """
+from fastapi import Depends, FastAPI
+
+from proxyroutes import Proxy, UpstreamPool
+from proxyroutes.transports import ASGITransport
+
+users = FastAPI()
+
+
+@users.get("/users")
+def show() -> None: ...
+
+
+pool = UpstreamPool("users", ["http://users.internal"], transport=ASGITransport(users))
+proxy = Proxy()
+
+
+@proxy.get("/api/users", upstream=pool, rewrite="/users")
+async def right() -> None: ...
+
+
+@proxy.get("/api/orders", upstream=pool, rewrite="/orders")
+async def wrong() -> None: ...
+
+
+proxy.merge_openapi(pool)
+app = FastAPI()
+app.include_router(proxy.build_router())
+app.include_router(proxy.status_router(public=True), prefix="/_proxy")
+"""
+
+
+@pytest.mark.parametrize("attribute", ["proxy", "app"])
+def test_a_check_of_the_contract_names_what_upstreams_do_not_have(run, tmp_path, attribute):
+    """It is asked for, because it sends requests; a page that is meant to be open is none of its findings."""
+    (tmp_path / "shop_contract.py").write_text(CONTRACT, encoding="utf-8")
+    without = run("check", f"shop_contract:{attribute}")
+    status, output, _ = run("check", f"shop_contract:{attribute}", "--contract")
+
+    assert (0, []) == (without[0], codes(without[1]))
+    assert (1, [("error", "contract")]) == (status, codes(output))
+    assert re.search(r"shop_contract\.py:\d+: error: route 'wrong' .* leads to /orders", output)

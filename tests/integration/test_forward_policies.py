@@ -6,8 +6,9 @@ import pytest
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel
 
-from proxyroutes import Forward, Proxy, UpstreamPool
-from proxyroutes.policies import CookieAffinity, HeaderAffinity, Retry, RoundRobin
+from proxyroutes import Forward, Proxy, RateLimit, UpstreamPool
+from proxyroutes.exceptions import RateLimitError
+from proxyroutes.policies import CookieAffinity, HeaderAffinity, Retry, RoundRobin, WeightedSplit
 from proxyroutes.testing import ScriptedOrigin
 from tests.integration.apps import echo_origin
 
@@ -102,3 +103,61 @@ async def test_a_tenant_stays_with_its_destination(serving, way):
         assert {0, 4} == {
             bytes(b"".join(origin.requests)).count(b"GET /x ") for origin in (one, two)
         }
+
+
+@pytest.mark.parametrize("way", ["forward", "imperative"])
+async def test_a_split_is_an_upstream_of_one_request(serving, way):
+    """Its key is read from the request; one share is all."""
+    async with echo_origin() as one, echo_origin() as two:
+        proxy = Proxy()
+        stable, canary = (UpstreamPool(name, [o.url]) for name, o in (("a", one), ("b", two)))
+        split = WeightedSplit({stable: 50, canary: 50}, key="header:x-user")
+        app = FastAPI(lifespan=proxy.lifespan)
+        if way == "imperative":
+
+            @app.get("/x")
+            async def endpoint(request: Request) -> Response:
+                return await proxy.forward(request, split)
+
+        else:
+
+            @proxy.get("/x", upstream=stable)
+            async def wraps(forward: Forward) -> Response:
+                return await forward(upstream=split)
+
+            app.include_router(proxy.build_router())
+        served = await serving(app)
+        for user in range(16):
+            for _ in range(2):
+                await served.see("/x", f"X-User: {user}")
+        seen = [
+            {line for line in bytes(b"".join(origin.requests)).split(b"\r\n") if b"x-user" in line}
+            for origin in (one, two)
+        ]
+
+        assert (set(), 16) == (seen[0] & seen[1], len(seen[0] | seen[1]))
+        assert all(seen)
+
+
+async def test_a_request_is_admitted_once(serving, echo):
+    """However often its stub forwards it; one that is not admitted stays refused."""
+    proxy = Proxy()
+
+    @proxy.get("/x", upstream=echo.url, rate_limit=RateLimit("2/hour"))
+    async def wraps(forward: Forward) -> Response:
+        for _ in range(3):
+            try:
+                response = await forward()
+            except RateLimitError:
+                with pytest.raises(RateLimitError):
+                    await forward()
+                raise
+            await response.read()
+        return response
+
+    app = FastAPI()
+    app.include_router(proxy.build_router())
+    served = await serving(app)
+    statuses = [await served.status("/x") for _ in range(3)]
+
+    assert ([200, 200, 429], 6) == (statuses, bytes(b"".join(echo.requests)).count(b"GET /x "))

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from proxyroutes import BuildError, ForwardedRequest, HealthMonitor, Proxy, UpstreamPool
 from proxyroutes.policies import Mirror
-from proxyroutes.settings import Timeouts
+from proxyroutes.settings import HeaderRules, Timeouts
 from proxyroutes.testing import ScriptedOrigin, run_gateway
 from proxyroutes.testing.origin import ReadHead, Reset, Wait
 from proxyroutes.transports import ASGITransport
@@ -462,6 +462,35 @@ async def test_a_validated_content_is_copied():
 
     assert 200 == reply.status
     assert [b'{"a":1}'] * 2 == [content_of(one.requests[0]) for one in (primary, shadow)]
+
+
+async def test_each_pool_has_its_own_rules():
+    """What the request's own pool adds, such as a secret, is not the mirror's business; the route's rules hold for both."""
+    async with ScriptedOrigin(READING) as primary, ScriptedOrigin(READING) as shadow:
+        pools = [
+            UpstreamPool(
+                name, [origin.url], request_headers=HeaderRules(set={f"x-{name}": "secret"})
+            )
+            for name, origin in (("primary", primary), ("shadow", shadow))
+        ]
+        mirror = Mirror(to=pools[1])
+        proxy = Proxy(request_headers=HeaderRules(set={"x-route": "1"}))
+
+        @proxy.route("/", upstream=pools[0], mirror=mirror)
+        async def api() -> None: ...
+
+        async with run_gateway(proxy.build_app()) as running:
+            client = await RawClient.connect(running.port)
+            await client.ask(make_request("/", "Content-Length: 2", method="POST", body="hi"))
+            await eventually(lambda: mirror.counts.answered)
+            await client.close()
+        names = [
+            [name for name in ("x-route", "x-primary", "x-shadow") if values_of(got, name)]
+            for got in (primary.requests[0], shadow.requests[0])
+        ]
+
+    assert [["x-route", "x-primary"], ["x-route", "x-shadow"]] == names
+    assert b"hi" == content_of(shadow.requests[0])
 
 
 async def test_the_shadow_s_pool_has_its_own_time_outs_and_monitor():

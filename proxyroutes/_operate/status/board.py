@@ -225,6 +225,8 @@ class Board:
                     "draining": status.draining,
                     "weight": status.weight,
                     "effective_weight": status.effective_weight,
+                    "first_byte": status.first_byte,
+                    "circuit": status.circuit,
                     "requests_per_second": requests,
                     "errors_per_second": errors,
                 }
@@ -291,6 +293,8 @@ def _state_of(status: DestinationStatus) -> str:
         return "down"
     if status.ejected:
         return "ejected"
+    if status.circuit in {"open", "half-open"}:
+        return "circuit"
     if status.available:
         return "up" if status.healthy else "unchecked"
     return "standby"

@@ -34,7 +34,7 @@ class Guard:
     """
 
     def __init__(self, *, public: bool) -> None:
-        self._public = public
+        self.public = public
         self.routes: Sequence[BaseRoute] = ()
 
     def check_start(self, app: Any) -> None:
@@ -60,7 +60,7 @@ class Guard:
 
     def _judge(self, app: Any) -> bool | None:
         """Whether every one of the page's routes is guarded; None where the application does not have them."""
-        if self._public:
+        if self.public:
             return True
         guarded = [
             bool(getattr(getattr(context, "dependant", None), "dependencies", None))

@@ -46,6 +46,11 @@ class StatusPage:
         self._feeds: LoopStates[Feed] = LoopStates()
         self._changes = Changes()
 
+    @property
+    def public(self) -> bool:
+        """Whether it is meant to be open to everybody; ``proxyroutes check`` asks."""
+        return self._guard.public
+
     def _make_feed(self) -> Feed:
         feed = Feed(Board(self._source), self._clock())
         feed.start()

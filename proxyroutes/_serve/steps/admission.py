@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import monotonic
+
 from attrs import define
 
 from proxyroutes._serve.exchange import Exchange
@@ -82,6 +84,7 @@ async def take_place(exchange: Exchange, limiter: Limiter, clock: Clock) -> None
     """
     if not limiter.take():
         waiter = limiter.join()
+        began = monotonic()
         exchange.patience = (clock.monotonic() + limiter.limits.queue_timeout, limiter.late())
         try:
             exchange.enter()
@@ -95,4 +98,5 @@ async def take_place(exchange: Exchange, limiter: Limiter, clock: Clock) -> None
         finally:
             exchange.leave()
             exchange.patience = None
+            exchange.queued += monotonic() - began
     exchange.held = (*exchange.held, _Place(limiter))

@@ -19,7 +19,7 @@ from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import ClientRequestError, GatewayError
 from proxyroutes.typing import ASGIApp, Fields, ForwardedHead, Message, Receive, Scope, Send
 
-__all__ = ["answer_failure", "choose_answer", "handlers_of"]
+__all__ = ["answer_failure", "choose_answer", "handlers_of", "received_view"]
 
 _logger = logging.getLogger("proxyroutes.serve")
 
@@ -72,7 +72,7 @@ async def choose_answer(
     for handler in handlers:
         if not isinstance(error, handler.kind):
             continue
-        view = view or _view(found, scope)
+        view = view or received_view(found, scope)
         try:
             result = handler.handle(error, view)
             if inspect.isawaitable(result):
@@ -85,7 +85,7 @@ async def choose_answer(
     return problem(error, scope)
 
 
-def _view(found: Found, scope: Scope) -> ForwardedRequest:
+def received_view(found: Found, scope: Scope) -> ForwardedRequest:
     """The request as the client sent it, without what belongs to its connection."""
     method = scope.get("method", "GET").encode("latin-1", "replace")
     query = scope.get("query_string", b"")

@@ -46,6 +46,8 @@ class Stream:
         self._facts = facts
         try:
             self._pipeline = Pipeline(source, open_decoders(codings), filters, facts, limit)
+        except GatewayError:
+            raise
         except Exception as error:
             raise self._reason(error) from error
         exchange.held = (*exchange.held, self)
@@ -67,8 +69,6 @@ class Stream:
             raise self._reason(error) from error
 
     def _reason(self, error: Exception) -> GatewayError:
-        if isinstance(error, GatewayError):
-            return error
         if isinstance(error, StreamError):
             return _refuse_content(self._facts, error)
         of_request = self._facts.side == "request"

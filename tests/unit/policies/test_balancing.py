@@ -280,3 +280,37 @@ def test_other_mistakes_are_refused():
         ConsistentHash(7)
     with pytest.raises(ValueError, match="load_factor"):
         ConsistentHash("path", load_factor=1.0)
+
+
+def owners(balancer, candidates, count=2000):
+    """Whom each of many keys belongs to."""
+    heads = [ForwardedHead(b"GET", b"/%d" % number, [], None, None) for number in range(count)]
+    return [balancer.pick(candidates, head).name for head in heads]
+
+
+def test_a_heavier_one_takes_keys_and_loses_none():
+    """Its first points are where they were."""
+    balancer = bind(ConsistentHash("path"))
+    before = owners(balancer, (A, B, C))
+    after = owners(balancer, (A, Candidate("b", weight=2.5), C))
+
+    assert all(new in {old, "b"} for old, new in zip(before, after, strict=True))
+    assert after.count("b") > before.count("b") * 1.3
+
+
+def test_a_ring_that_followed_changes_is_as_a_new_one():
+    """Whoever came, went, came back or changed its weight in between."""
+    followed = bind(ConsistentHash("path"))
+    heavy = Candidate("b", weight=3)
+    for snapshot in ((A, B, C), (A, C), (A, B, C), (A, heavy), (heavy, C, Candidate("d"))):
+        found = owners(followed, snapshot, 300)
+
+        assert owners(bind(ConsistentHash("path")), snapshot, 300) == found
+
+
+def test_a_huge_weight_makes_no_huge_ring():
+    """It would be made within a request."""
+    balancer = bind(ConsistentHash("path"))
+    balancer.pick((A, Candidate("b", weight=10**9)), HEAD)
+
+    assert 64 * 257 == len(balancer._ring)

@@ -197,3 +197,27 @@ async def test_what_is_in_flight_is_counted(users):
     lease.release()
 
     assert (1, 1) == (snapshot["totals"]["in_flight"], snapshot["history"]["in_flight"][-1])
+
+
+def test_an_open_circuit_is_a_state_of_its_own():
+    """The destinations of its pool are well, and nothing is sent to them."""
+    from proxyroutes._operate.status.board import _state_of
+    from proxyroutes._state.destinations import DestinationStatus
+
+    def state(circuit):
+        return _state_of(
+            DestinationStatus(
+                url="http://a:1",
+                available=True,
+                healthy=True,
+                reason="status 200",
+                latency=None,
+                in_flight=0,
+                requests=0,
+                circuit=circuit,
+            )
+        )
+
+    assert ["up", "up", "circuit", "circuit"] == [
+        state(one) for one in (None, "closed", "open", "half-open")
+    ]

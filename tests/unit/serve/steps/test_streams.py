@@ -150,6 +150,18 @@ async def test_a_filter_may_raise_an_error_of_the_gateway():
     assert (422, None) == (caught.value.status_code, caught.value.__cause__)
 
 
+async def test_a_filter_may_refuse_before_it_begins():
+    """By the facts alone; a function that gives an iterator is called at once."""
+
+    def refuses(chunks, facts):
+        raise ClientRequestError(f"no {facts.method}", status_code=422)
+
+    with pytest.raises(ClientRequestError) as caught:
+        make_stream(b"a", filters=[refuses], facts=REQUEST)
+
+    assert (422, "no POST") == (caught.value.status_code, caught.value.detail)
+
+
 @pytest.mark.parametrize("content", [b"plain", gzip.compress(b"abc")[:-1]], ids=["plain", "cut"])
 async def test_a_broken_coding_is_the_senders_failure(content):
     """Also where a filter would end as if nothing had happened."""
