@@ -24,6 +24,7 @@ def slow(release):
     return serve
 
 
+@pytest.mark.requirement("R-45")
 async def test_an_exchange_ends_in_its_grace_time():
     """While the others are asked by everybody else, and its connection is closed after it."""
     release = asyncio.Event()
@@ -46,6 +47,7 @@ async def test_an_exchange_ends_in_its_grace_time():
 
 
 @pytest.mark.parametrize("sent", [b"", OK[:-1]], ids=["before-the-head", "within-the-content"])
+@pytest.mark.requirement("R-45")
 async def test_an_exchange_is_cut_after_its_grace_time(sent):
     """503 before the head was sent; after it a broken connection; and nobody is to blame."""
 
@@ -104,6 +106,7 @@ async def test_traffic_sees_nothing_of_changes():
 
 @pytest.mark.parametrize("own_monitor", [False, True], ids=["proxys-monitor", "own-monitor"])
 @pytest.mark.parametrize("lane", ["router", "app"])
+@pytest.mark.requirement("W-22")
 async def test_a_session_is_closed_with_1001_after_its_grace_time(lane, own_monitor):
     """On both sides; until then it goes on."""
     options = {"monitor": HealthMonitor()} if own_monitor else {}

@@ -80,6 +80,7 @@ def test_the_first_route_that_holds_serves(kind):
     assert ["tenant", "beta", "asked", "stable", "stable"] == [one.text for one in asked]
 
 
+@pytest.mark.requirement("S-12")
 def test_a_dependency_of_the_chosen_route_is_never_skipped():
     """Routes of one path have their own dependencies; each request meets those of the route that serves it."""
     met = []
@@ -153,6 +154,7 @@ def test_a_predicate_that_fails_answers_500_in_every_lane():
 
 
 @pytest.mark.parametrize("kind", ["router", "lane", "app"])
+@pytest.mark.requirement("S-46")
 async def test_hosts_choose_the_upstream_on_real_sockets(kind):
     """A forged host changes nothing; two hosts are refused."""
     async with ScriptedOrigin([OK]) as one, ScriptedOrigin([OK]) as other:

@@ -44,6 +44,7 @@ async def upstream(scope, receive, send):
 
 
 @pytest.mark.parametrize("lane", ["router", "fastapi", "app"])
+@pytest.mark.requirement("H-49")
 async def test_what_is_too_much_is_answered_429_and_nothing_is_asked(lane):
     """With Retry-After, the RateLimit fields and a problem; the upstream sees none of it."""
     async with (

@@ -44,6 +44,7 @@ def pass_through(circuit, *outcomes):
     return let
 
 
+@pytest.mark.requirement("R-38")
 def test_it_opens_at_the_share(clock):
     """Half of at least four, and not before there are four."""
     circuit = BREAKER.bind(clock=clock)
@@ -64,6 +65,7 @@ def test_less_than_the_share_leaves_it_closed(clock):
     assert "closed" == circuit.state
 
 
+@pytest.mark.requirement("R-38", "R-31")
 def test_who_has_left_counts_as_nothing(clock):
     """Neither for nor against."""
     circuit = BREAKER.bind(clock=clock)
@@ -82,6 +84,7 @@ async def test_what_is_older_than_the_window_is_forgotten(clock):
     assert "closed" == circuit.state
 
 
+@pytest.mark.requirement("R-38")
 async def test_trials_close_it(clock):
     """As many as are asked for, no more at a time."""
     circuit = BREAKER.bind(clock=clock)
@@ -115,6 +118,7 @@ async def test_a_trial_that_fails_opens_it_again(clock):
     assert ((2, 0.0), (2, 0.0)) == (circuit.admit(), circuit.admit())
 
 
+@pytest.mark.requirement("R-38")
 async def test_a_trial_whose_client_has_left_makes_room_for_another(clock):
     """Nobody can tell what it would have come to."""
     circuit = BREAKER.bind(clock=clock)

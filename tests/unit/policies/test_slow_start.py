@@ -20,6 +20,7 @@ from proxyroutes.policies import SlowStart
         (SlowStart(10.0), -1.0, 0.1),
     ],
 )
+@pytest.mark.requirement("R-35")
 def test_the_curve(recipe, elapsed, expected):
     """Envoy's: the share of the window to the power of one over the aggression, a tenth at the least."""
     assert pytest.approx(expected) == recipe.factor(elapsed)

@@ -327,6 +327,7 @@ def naive_match(table, raw_path, method):
 
 
 @given(table=tables, raw_path=paths, method=st.sampled_from(METHODS))
+@pytest.mark.requirement("S-12")
 def test_the_index_agrees_with_reading_every_template(table, raw_path, method):
     """The tree gives what a linear search would give, for any table and any path."""
     found = find(index_of(*table), raw_path, method)

@@ -78,6 +78,7 @@ def view_of(*headers, path="/a", raw_path=b"/a", identity=(), **more):
         pytest.param(["a.test"], b"a.test, b.test", False, id="list"),
     ],
 )
+@pytest.mark.requirement("S-46")
 def test_a_host_is_matched_by_name(hosts, host, expected):
     """Names have no case, a port does not matter, and what the guard refuses is no host."""
     actual = holds(Match(hosts=hosts), (b"host", host))
