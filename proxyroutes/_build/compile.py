@@ -5,12 +5,9 @@ What FastAPI knows of a stub's parameters is checked in ``router``, because only
 
 from __future__ import annotations
 
-import difflib
-import inspect
+from collections.abc import Iterable, Sequence
 from itertools import chain
-from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from attrs import field, frozen
 
@@ -38,21 +35,16 @@ from proxyroutes._build.transforms import forwarding_of, make_hop
 from proxyroutes._build.upstreams import Upstream, check_pool_names, resolve_upstream
 from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.templates import Segment, Template, parse_rewrite, parse_template
-from proxyroutes._serve.fields import field_actions, has_bad_name
-from proxyroutes._serve.guard import check_host, check_method
+from proxyroutes._serve.fields import field_actions
 from proxyroutes._serve.match import RouteIndex
-from proxyroutes._serve.exchange import Observer
 from proxyroutes._serve.plan import Capture, Plan
 from proxyroutes._serve.websocket import SessionPlan
-from proxyroutes._state.monitor import HealthMonitor
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import (
-    ClientRequestError,
     DeclarationError,
     PathTemplateError,
-    StubError,
 )
-from proxyroutes.settings import Destination, Forwarding, Timeouts
+from proxyroutes.settings import Timeouts
 
 __all__ = ["Compiled", "CompiledWebSocket", "compile_specs"]
 
@@ -165,7 +157,9 @@ def _compile_route(
     if template is None:
         return None
     return Plan(
-        **_common(order, spec, template, defaults, rewrite, upstream, spec.timeouts, spec.forwarding),
+        **_common(
+            order, spec, template, defaults, rewrite, upstream, spec.timeouts, spec.forwarding
+        ),
         methods=methods,
         host=host_of(spec.host),
         field_actions=(actions := field_actions(texts(spec.identity_headers))),

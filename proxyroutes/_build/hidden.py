@@ -58,9 +58,7 @@ def _methods_cover(earlier: frozenset[str] | None, later: frozenset[str] | None)
     return later is not None and later <= earlier
 
 
-def check_hidden_websockets(
-    routes: Sequence[tuple[WebSocketSpec, Template]], add: Add
-) -> None:
+def check_hidden_websockets(routes: Sequence[tuple[WebSocketSpec, Template]], add: Add) -> None:
     """Find WebSocket routes that an earlier one wholly hides; they have no methods."""
     for position, (spec, template) in enumerate(routes):
         for earlier_spec, earlier in routes[:position]:

@@ -66,7 +66,7 @@ class _Table:
         """Whether nothing has changed since."""
         if self.app is not app or len(app.router.routes) != self.count:
             return False
-        for router, version in self.watched:
+        for router, version in self.watched:  # noqa: SIM110 - a generator costs each request more than this.
             if router._routes_version != version:  # noqa: SLF001 - FastAPI has no public name for it.
                 return False
         return True
@@ -176,7 +176,10 @@ def _asked_before(place: _Place, found: Found, scope: Scope) -> bool:
         rivals = place.by_first.get(found.parts[0], ())
     else:
         rivals = (*place.by_first.get(_first_of(scope), ()), *place.wild)
-    return any([route.matches(scope)[0] is not Match.NONE for route in rivals]) if rivals else False
+    for rival in rivals:  # noqa: SIM110 - a generator costs each request more than this.
+        if rival.matches(scope)[0] is not Match.NONE:
+            return True
+    return False
 
 
 def _first_of(scope: Scope) -> bytes:

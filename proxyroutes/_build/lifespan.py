@@ -44,7 +44,9 @@ class Lifespan:
             else:
                 await self._start(loop, tuple(pools))
 
-    async def _start(self, loop: asyncio.AbstractEventLoop, pools: tuple[UpstreamPool, ...]) -> None:
+    async def _start(
+        self, loop: asyncio.AbstractEventLoop, pools: tuple[UpstreamPool, ...]
+    ) -> None:
         async with AsyncExitStack() as stack:
             monitors = {self._monitor: None} | {
                 pool.monitor: None for pool in pools if pool.monitor

@@ -29,7 +29,5 @@ def read_mirror(
     given.to.adopt(defaults.monitor)
     known: MirrorStep | None = defaults.mirrors.get(given)
     if known is None:
-        known = defaults.mirrors[given] = MirrorStep(
-            given, defaults.timeouts, defaults.monitor
-        )
+        known = defaults.mirrors[given] = MirrorStep(given, defaults.timeouts, defaults.monitor)
     return known

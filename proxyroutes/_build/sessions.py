@@ -30,7 +30,9 @@ def check_session(spec: WebSocketSpec) -> list[DeclarationError]:
     found = [DeclarationError(text) for text in spec.problems]
     options = spec.options
     if spec.facts.is_generator:
-        found.append(StubError(f"stub {spec.facts.name!r} is a generator: a session yields nothing"))
+        found.append(
+            StubError(f"stub {spec.facts.name!r} is a generator: a session yields nothing")
+        )
     origins = options["allowed_origins"]
     if origins is not None and not isinstance(origins, tuple):
         found.append(
@@ -49,7 +51,9 @@ def check_session(spec: WebSocketSpec) -> list[DeclarationError]:
     size = options["max_message_bytes"]
     if size is not None and (not isinstance(size, int) or size < 1):
         found.append(
-            DeclarationError(f"max_message_bytes is a number of bytes from 1 up, or None: {size!r}")
+            DeclarationError(
+                f"max_message_bytes is a number of bytes from 1 up, or None: {size!r}"
+            )
         )
     for name in _SECONDS:
         seconds: Any = options[name]

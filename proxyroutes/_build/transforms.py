@@ -12,7 +12,6 @@ from proxyroutes._build.defaults import Defaults
 from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.templates import Template
 from proxyroutes._serve.forwarding import Hop
-from proxyroutes._serve.steps.protocols import RequestEdit
 from proxyroutes._serve.steps.edits import (
     CheckCaptures,
     RequestHeaderEdit,
@@ -20,6 +19,7 @@ from proxyroutes._serve.steps.edits import (
     ResponseCookieEdit,
     ResponseHeaderEdit,
 )
+from proxyroutes._serve.steps.protocols import RequestEdit
 from proxyroutes._serve.steps.trust import ClientCertificate, JoinPrefix, TrustingHop
 from proxyroutes._state.transforms import (
     captures_of,
@@ -131,7 +131,10 @@ def read_edits(
         *(RequestQueryEdit(edit) for edit in queries),
         *(RequestHeaderEdit(edit) for edit in requests),
     )
-    response_edits = (*(ResponseCookieEdit(edit) for edit in cookies), *(ResponseHeaderEdit(edit) for edit in responses))
+    response_edits = (
+        *(ResponseCookieEdit(edit) for edit in cookies),
+        *(ResponseHeaderEdit(edit) for edit in responses),
+    )
     return {
         name: edits
         for name, edits in (("request_edits", request_edits), ("response_edits", response_edits))

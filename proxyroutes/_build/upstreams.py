@@ -50,7 +50,10 @@ class Upstream:
 
 
 def resolve_upstream(
-    spec: RouteSpec | WebSocketSpec, template: Template | None, defaults: Defaults, problems: Problems
+    spec: RouteSpec | WebSocketSpec,
+    template: Template | None,
+    defaults: Defaults,
+    problems: Problems,
 ) -> Upstream:
     """What a route forwards to, and every mistake in it.
 
