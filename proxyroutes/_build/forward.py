@@ -15,7 +15,6 @@ from proxyroutes._build.responses import RelayResponse
 from proxyroutes._serve.exchange import ClientLeft
 from proxyroutes.exceptions import StubError
 from proxyroutes.settings import Timeouts
-from proxyroutes.typing import ForwardedHead
 
 __all__ = ["Forward", "provide_forward"]
 
@@ -84,7 +83,7 @@ class Forward:
             )
             call.asked = call.asked or upstream is None
             given = call.forwarded_head()
-            head = ForwardedHead(given.method, given.target, [*given.fields], given.host, None)
+            head = evolve(given, fields=[*given.fields], content_length=None)
             own = write_overrides(
                 head,
                 base_path=base_path,

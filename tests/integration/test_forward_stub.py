@@ -40,6 +40,8 @@ from proxyroutes.exceptions import (
     UpstreamProtocolError,
     UpstreamTimeoutError,
 )
+from proxyroutes.policies import CookieAffinity
+from proxyroutes.settings import HeaderRules
 from proxyroutes.testing import Close, ReadHead, ScriptedOrigin, Wait
 from tests.integration.apps import Served
 from tests.integration.support import OK, eventually, make_request, refusing_destination
@@ -122,6 +124,21 @@ async def test_a_stub_returns_what_it_is_answered(bench, echo):
         seen["target"],
         seen["body"],
     )
+
+
+async def test_affinity_sees_what_rules_have_taken_out(bench, echo):
+    """The client's cookie, which the upstream does not get, still names its destination."""
+    pool = bench.pool(echo.url, affinity=CookieAffinity(secret="s" * 32))
+
+    @bench.proxy.get("/x", upstream=pool, request_headers=HeaderRules(remove=["Cookie"]))
+    async def wraps(forward: Forward) -> Response:
+        return await forward()
+
+    served = await bench.serve()
+    cookie = (await served.ask("/x")).get("set-cookie")
+    again = await served.ask("/x", "Cookie: " + cookie.decode().partition(";")[0])
+
+    assert None is again.get("set-cookie")
 
 
 async def test_the_stream_stays_a_stream(bench):
