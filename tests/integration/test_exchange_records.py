@@ -3,6 +3,7 @@
 import pytest
 
 from proxyroutes import Timeouts
+from proxyroutes.policies import Backoff, Retry
 from proxyroutes.testing import Close, ReadHead, ReadUntil, Reset, ScriptedOrigin
 from tests.integration.support import (
     OK,
@@ -198,6 +199,20 @@ async def test_every_attempt_is_counted(serve, lane):
             assert ["UpstreamConnectError", "NoneType"] == [
                 type(one.failure).__name__ for one in record.tries
             ]
+
+
+async def test_a_date_that_no_clock_has_is_no_time_to_wait(serve):
+    """The answer is asked for again, and nothing of the first one is left behind."""
+    busy = (
+        b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n"
+        b"Retry-After: 1 Jan 99999999999999999999 00:00:00 GMT\r\n\r\n"
+    )
+    async with ScriptedOrigin([ReadHead(), busy, ReadHead(), OK]) as origin:
+        gateway = await serve(origin.url, pool={"retry": Retry(on=[503], backoff=Backoff())})
+        await gateway.get()
+        record = await gateway.wait_for_record()
+
+        assert (200, 2, 2) == (record.status, record.attempts, len(record.tries))
 
 
 async def test_an_observer_that_fails_harms_nobody(serve, caplog):

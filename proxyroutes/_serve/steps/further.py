@@ -159,6 +159,11 @@ class Further:
             except GatewayError as error:
                 # The time is over.
                 outcome = error
+            except BaseException:
+                if lease.held and not isinstance(outcome, GatewayError):
+                    outcome.abort()
+                lease.release()
+                raise
             if following is None:
                 return self._finish(lease, attempt, outcome)
             lease = following
@@ -336,7 +341,9 @@ class Further:
         if seconds <= 0:
             return
         # No attempt is under way whose time could be over.
-        exchange.attempt = None
+        if exchange.attempt is not None:
+            exchange.earlier = (*exchange.earlier, exchange.attempt)
+            exchange.attempt = None
         try:
             exchange.enter()
             await monitor.clock.sleep(seconds)
@@ -383,7 +390,7 @@ def _retry_after(upstream: UpstreamResponse) -> float:
         return float(value[:12])
     try:
         moment = parsedate_to_datetime(value.decode("latin-1"))
-    except ValueError:
+    except (OverflowError, ValueError):
         return 0.0
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
