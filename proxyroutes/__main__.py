@@ -405,7 +405,7 @@ def _findings(value: Any, module: ModuleType) -> Iterator[Finding]:
 def _run(place: str, *, host: str, port: int, trusted: str, grace: float) -> None:
     try:
         app = _app_of(_load(place, GatewayApp).value)
-        started = serve(
+        trouble = serve(
             app,
             host=host,
             port=port,
@@ -419,10 +419,10 @@ def _run(place: str, *, host: str, port: int, trusted: str, grace: float) -> Non
         reason = os.strerror(error.errno) if error.errno else error
         _fail(f"cannot listen on port {port} of {host}: {reason}", status=1)
     except KeyboardInterrupt:
-        # uvicorn stops in good order first, and raises the signal again after that.
-        raise SystemExit(0) from None
-    if not started:
-        _fail(f"{place} did not start; what it logged says why", status=1)
+        # Before it served, or again while it stopped: that was no stop in good order.
+        raise SystemExit(130) from None
+    if trouble is not None:
+        _fail(f"{place} {trouble}; what it logged says why", status=1)
 
 
 def _app_of(value: Any) -> Any:

@@ -11,6 +11,7 @@ import sys
 
 import httpx
 import pytest
+import websockets
 from fastapi import APIRouter, FastAPI
 
 import proxyroutes
@@ -700,7 +701,154 @@ def test_a_gateway_is_run_until_it_is_told_to_stop(tmp_path, attribute, number):
             process.kill()
 
     assert (200, "served", "") == (response.status_code, response.text, error)
-    assert process.returncode in {0, -number}
+    assert 0 == process.returncode
+
+
+STREAMS = """
+import asyncio
+
+from starlette.applications import Starlette
+from starlette.responses import StreamingResponse
+from starlette.routing import Route, WebSocketRoute
+
+from proxyroutes import Proxy
+
+
+async def events(request):
+    async def endless():
+        yield b"data: first\\n\\n"
+        await asyncio.Event().wait()
+
+    return StreamingResponse(endless(), media_type="text/event-stream")
+
+
+async def echo(websocket):
+    await websocket.accept()
+    async for text in websocket.iter_text():
+        await websocket.send_text(text)
+
+
+upstream = Starlette(routes=[Route("/events", events), WebSocketRoute("/echo", echo)])
+proxy = Proxy()
+
+
+@proxy.get("/events", upstream=upstream)
+async def listen() -> None: ...
+
+
+@proxy.websocket("/echo", upstream=upstream)
+async def talk() -> None: ...
+"""
+
+
+async def test_streams_and_sessions_do_not_hold_a_gateway_that_is_told_to_stop(tmp_path):
+    """The session is closed with its code, the endless stream is cut after the grace time, and the exit code is 0."""
+    (tmp_path / "shop_streams.py").write_text(STREAMS, encoding="utf-8")
+    command = [sys.executable, "-m", "proxyroutes", "run", "shop_streams:proxy", "--port=0"]
+    with subprocess.Popen(
+        [*command, "--grace=1"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            line = await asyncio.to_thread(process.stdout.readline)
+            port = int(re.search(rb":(\d+),", line)[1])
+            async with (
+                httpx.AsyncClient(trust_env=False, timeout=20.0) as client,
+                client.stream("GET", f"http://127.0.0.1:{port}/events") as response,
+                websockets.connect(f"ws://127.0.0.1:{port}/echo", proxy=None) as session,
+            ):
+                lines = response.aiter_lines()
+                first = await anext(lines)
+                await session.send("hello")
+                echoed = await session.recv()
+                process.send_signal(signal.SIGTERM)
+                with pytest.raises(websockets.ConnectionClosed) as closed:
+                    await session.recv()
+                with pytest.raises(httpx.RemoteProtocolError):
+                    async for _ in lines:
+                        pass
+            _, error = await asyncio.to_thread(process.communicate, timeout=20.0)
+        finally:
+            process.kill()
+
+    assert ("data: first", "hello", 1012) == (first, echoed, closed.value.rcvd.code)
+    assert 0 == process.returncode
+    assert b"Cancel 1 running task(s)" in error
+
+
+LIFESPAN = """
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from proxyroutes import Proxy
+
+proxy = Proxy()
+
+
+@proxy.route("/<path>", upstream="http://127.0.0.1:9")
+async def everything() -> None: ...
+
+
+def make(fails):
+    @asynccontextmanager
+    async def lifespan(app):
+        if fails == "start":
+            raise RuntimeError("no database")
+        yield
+        raise RuntimeError("no database")
+
+    app = FastAPI(lifespan=lifespan)
+    app.include_router(proxy.build_router())
+    return app
+
+
+bad_start = make("start")
+bad_end = make("end")
+"""
+
+
+@pytest.mark.parametrize(
+    ("attribute", "expected"),
+    [("bad_start", "did not start"), ("bad_end", "did not stop in good order")],
+)
+def test_a_start_or_an_end_that_fails_is_no_success(tmp_path, attribute, expected):
+    """Whoever started it is told by the exit code, and where to look."""
+    (tmp_path / "shop_lifespan.py").write_text(LIFESPAN, encoding="utf-8")
+    place = f"shop_lifespan:{attribute}"
+    command = [sys.executable, "-m", "proxyroutes", "run", place, "--port", "0"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            line = process.stdout.readline()
+            if attribute == "bad_end":
+                url = re.search(r"http://\S+\d", line)[0]
+                httpx.get(f"{url}/a", trust_env=False, timeout=20.0)
+                process.send_signal(signal.SIGTERM)
+            _, error = process.communicate(timeout=20.0)
+        finally:
+            process.kill()
+
+    assert 1 == process.returncode
+    assert error.splitlines()[-1].startswith(f"proxyroutes: {place} {expected}; ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_anything_is_asked_stops_in_good_order(tmp_path, number):
+    """From the moment on in which the address is told."""
+    (tmp_path / "shop_run.py").write_text(RUN, encoding="utf-8")
+    command = [sys.executable, "-m", "proxyroutes", "run", "shop_run:proxy", "--port", "0"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            process.stdout.readline()
+            process.send_signal(number)
+            _, error = process.communicate(timeout=20.0)
+        finally:
+            process.kill()
+
+    assert (0, "") == (process.returncode, error)
 
 
 def test_a_port_that_is_taken_is_named_by_run(run, tmp_path):
