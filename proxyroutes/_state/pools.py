@@ -128,7 +128,7 @@ class UpstreamPool:
     Raises:
         TypeError: If ``destinations`` is a lone string, a rule is of another kind, or ``on_error`` is not made of
             handlers.
-        ValueError: If there is no destination, one is repeated, or a keyword is not in this release.
+        ValueError: If there is no destination, or one is repeated.
     """
 
     def __init__(

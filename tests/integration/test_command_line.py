@@ -689,8 +689,9 @@ def test_a_table_that_cannot_be_read_is_named(run, tmp_path, content):
     assert error.startswith("proxyroutes: cannot read old.json: ")
 
 
-def test_completion_is_there(run):
-    """For the shell that asks."""
+def test_completion_is_there(run, monkeypatch):
+    """For the shell that asks, whichever the tests run under."""
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
     status, output, _ = run("--show-completion", "bash")
 
     assert (0, True) == (status, "_PROXYROUTES_COMPLETE=complete_bash" in output)
