@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import webbrowser
 
 import httpx
 import pytest
@@ -386,6 +387,35 @@ def test_a_failed_check_ends_with_1(run, monkeypatch):
         "FAILED  kill red: TimeoutError\n",
         "proxyroutes: a step was not as it should be\n",
     ) == actual
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"), [(["demo"], None), (["demo", "--open"], webbrowser.open)]
+)
+def test_a_browser_is_opened_only_where_it_is_asked_for(run, monkeypatch, arguments, expected):
+    """And a demo in which a step has failed ends with 1."""
+    seen = []
+
+    async def run_demo(proxy, *, open_page, **options):
+        seen.append(open_page)
+        return False
+
+    monkeypatch.setattr(__main__, "run_demo", run_demo)
+    status, _, _ = run(*arguments)
+
+    assert (1, [expected]) == (status, seen)
+
+
+def test_the_check_needs_no_rich():
+    """Lines are printed all the same."""
+    program = (
+        "import sys; sys.modules['rich'] = sys.modules['rich.console'] = None;"
+        "from proxyroutes.__main__ import main; main(['demo', '--check'])"
+    )
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+
+    assert (0, "", len(SCRIPT)) == (ended.returncode, ended.stderr, ended.stdout.count("ok  "))
 
 
 def test_a_port_in_use_is_named(run):
