@@ -383,7 +383,7 @@ def _retry_after(upstream: UpstreamResponse) -> float:
         return float(value[:12])
     try:
         moment = parsedate_to_datetime(value.decode("latin-1"))
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
