@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import sys
+import webbrowser
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -26,7 +27,7 @@ from proxyroutes._operate.checks import (
     find_unused_pools,
     to_findings,
 )
-from proxyroutes._operate.demo import check_demo, report, run_demo
+from proxyroutes._operate.demo import check_demo, run_demo
 from proxyroutes._operate.differences import compare, read_rows
 from proxyroutes._operate.explain import make_scope
 from proxyroutes._operate.inclusions import explain_app, find_gateways
@@ -95,14 +96,17 @@ def _make_app() -> Callable[..., Any]:
     def demo(
         *,
         check: Annotated[
-            bool, typer.Option("--check", help="Make the requests, print what came of them, exit.")
+            bool, typer.Option("--check", help="Go through it fast, a line for each step, exit.")
+        ] = False,
+        open_page: Annotated[
+            bool, typer.Option("--open", help="Open the status page in a browser.")
         ] = False,
         port: Annotated[
             int, typer.Option(min=0, max=65_535, help="The gateway's port; 0 is a free one.")
         ] = 0,
     ) -> None:
-        """Run a gateway over two upstreams, all of them here on loopback, until Ctrl-C."""
-        _demo(check=check, port=port)
+        """Show a gateway over two upstreams, how one is lost and comes back; then serve until Ctrl-C."""
+        _demo(check=check, port=port, open_page=open_page)
 
     _add_questions(app)
     _add_servers(app)
@@ -241,22 +245,34 @@ def _print_table(table: Table) -> None:
 # demo
 
 
-def _demo(*, check: bool, port: int) -> None:
+def _demo(*, check: bool, port: int, open_page: bool) -> None:
+    browse = webbrowser.open if open_page else None
     try:
-        if not check:
-            asyncio.run(run_demo(Proxy(), port=port, say=_say))
-            return
-        observations = asyncio.run(check_demo(Proxy(), port=port))
+        if check:
+            passed = asyncio.run(check_demo(Proxy(), port=port, say=_say))
+        else:
+            passed = asyncio.run(
+                run_demo(Proxy(), port=port, say=_say, console=_console(), open_page=browse)
+            )
     except KeyboardInterrupt:
         # Only where the event loop handles no signals, or during the check.
         raise SystemExit(130 if check else 0) from None
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else error
         _fail(f"cannot listen on port {port} of 127.0.0.1: {reason}", status=1)
-    _print_table(report(observations))
-    failed = sum(not one.passed for one in observations)
-    if failed:
-        _fail(f"{failed} of {len(observations)} are not as they should be", status=1)
+    if not passed:
+        _fail("a step was not as it should be", status=1)
+
+
+def _console() -> Any:
+    """The terminal, if there is one and what draws in it; else None, and plain lines do."""
+    if not sys.stdout.isatty():
+        return None
+    try:
+        import rich.console  # noqa: PLC0415 - an extra
+    except ImportError:
+        return None
+    return rich.console.Console()
 
 
 def _say(text: str) -> None:
@@ -405,7 +421,7 @@ def _findings(value: Any, module: ModuleType) -> Iterator[Finding]:
 def _run(place: str, *, host: str, port: int, trusted: str, grace: float) -> None:
     try:
         app = _app_of(_load(place, GatewayApp).value)
-        started = serve(
+        trouble = serve(
             app,
             host=host,
             port=port,
@@ -419,10 +435,10 @@ def _run(place: str, *, host: str, port: int, trusted: str, grace: float) -> Non
         reason = os.strerror(error.errno) if error.errno else error
         _fail(f"cannot listen on port {port} of {host}: {reason}", status=1)
     except KeyboardInterrupt:
-        # uvicorn stops in good order first, and raises the signal again after that.
-        raise SystemExit(0) from None
-    if not started:
-        _fail(f"{place} did not start; what it logged says why", status=1)
+        # Before it served, or again while it stopped: that was no stop in good order.
+        raise SystemExit(130) from None
+    if trouble is not None:
+        _fail(f"{place} {trouble}; what it logged says why", status=1)
 
 
 def _app_of(value: Any) -> Any:

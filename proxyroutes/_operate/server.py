@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, FastAPI
+from typing_extensions import override
 
 from proxyroutes.typing import ASGIApp
+
+if TYPE_CHECKING:
+    import uvicorn
 
 __all__ = ["app_of", "serve"]
 
@@ -29,7 +37,7 @@ def serve(
     trusted: str,
     grace: float,
     say: Callable[[str], None],
-) -> bool:
+) -> str | None:
     """Serve until the process is told to stop.
 
     Args:
@@ -41,11 +49,12 @@ def serve(
         say: Is given the address.
 
     Returns:
-        Whether the application has started.
+        What went wrong at the start or at the end, or None.
 
     Raises:
         OSError: If the address cannot be listened on.
         ImportError: If uvicorn is not installed.
+        KeyboardInterrupt: If a second Ctrl-C did not let it stop in good order.
     """
     import uvicorn  # noqa: PLC0415 - an extra
 
@@ -60,10 +69,50 @@ def serve(
         log_level="warning",
     )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    server = _make_server(config)
     with socket.create_server((host, port), family=family, backlog=_BACKLOG) as listener:
         number = listener.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
-        say(f"serving on http://{shown}:{number}, Ctrl-C stops it")
-        server = uvicorn.Server(config)
-        server.run(sockets=[listener])
-        return server.started
+        with _stopped_by_signals(server):
+            say(f"serving on http://{shown}:{number}, Ctrl-C stops it")
+            try:
+                server.run(sockets=[listener])
+            except SystemExit:
+                # uvicorn exits by itself where the application does not start.
+                if server.started:
+                    raise
+    if server.force_exit:
+        raise KeyboardInterrupt
+    if not server.started:
+        return "did not start"
+    return "did not stop in good order" if server.lifespan.should_exit else None
+
+
+def _make_server(config: uvicorn.Config) -> uvicorn.Server:
+    import uvicorn  # noqa: PLC0415 - an extra
+
+    class Server(uvicorn.Server):
+        @override
+        @contextlib.contextmanager
+        def capture_signals(self) -> Any:
+            # uvicorn's own raises each signal again once it has stopped, and the process would end by it.
+            yield
+
+    return Server(config)
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(server: uvicorn.Server) -> Iterator[None]:
+    """Have signals stop the server in good order, from before its address is known until it has stopped."""
+    import uvicorn.server  # noqa: PLC0415 - an extra
+
+    # Only the main thread is told of signals.
+    is_main = threading.current_thread() is threading.main_thread()
+    handled = uvicorn.server.HANDLED_SIGNALS if is_main else ()
+    # A bound method of the server: open status pages see by it that the server is stopping.
+    before = {number: signal.signal(number, server.handle_exit) for number in handled}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -2,13 +2,16 @@
 
 import asyncio
 from collections import deque
+from random import Random
 
 import pytest
+from attrs import field, frozen
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from proxyroutes import HealthMonitor, UpstreamPool
+from proxyroutes import HealthCheck, HealthMonitor, UpstreamPool
+from proxyroutes.exceptions import UpstreamConnectError
 from proxyroutes.policies import (
     CircuitBreaker,
     LeastRequests,
@@ -19,6 +22,7 @@ from proxyroutes.policies import (
 )
 from proxyroutes.testing import ManualClock
 from tests.unit.state.test_ejection import HEAD, Transport
+from tests.unit.state.test_health import Scripted
 
 SOME = settings(max_examples=60, stateful_step_count=40, deadline=None)
 SECONDS = st.sampled_from([0.0, 0.5, 1.0, 9.0, 10.0, 30.0, 65.0, 300.0])
@@ -263,3 +267,123 @@ TestPoolOfTwoChoices = case(TwoChoicesMachine, "R-40", "R-32")
 TestPoolOfLeastRequests = case(LeastRequestsMachine, "R-40", "R-32")
 TestCircuit = case(CircuitMachine, "R-38")
 TestBudget = case(BudgetMachine, "R-18")
+
+
+RISE, FALL, INTERVAL = 2, 3, 10.0
+
+
+@frozen(eq=False)
+class Recording(Scripted):
+    """A transport that keeps how each destination's probes ended, in order."""
+
+    ended: dict = field(factory=dict)
+
+    async def send(self, head, body, destination, timeouts, attempt):
+        """Answer as told, and take note."""
+        answer = self.answers.get(destination.origin, 200)
+        self.ended.setdefault(destination.origin, []).append(answer == 200)
+        return await super().send(head, body, destination, timeouts, attempt)
+
+
+def verdict_of(results):
+    """What a check has come to by these results: the first decides alone, then so many of another kind in a row."""
+    verdict, others = None, 0
+    for passed in results:
+        if verdict is None:
+            verdict = passed
+        elif passed == verdict:
+            others = 0
+        else:
+            others += 1
+            if others >= (RISE if passed else FALL):
+                verdict, others = passed, 0
+    return verdict
+
+
+class HealthMachine(RuleBasedStateMachine):
+    """Destinations that fail and recover while time passes, checks are set again and destinations come and go."""
+
+    def __init__(self):
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.clock = ManualClock()
+        self.transport = Recording()
+        self.names = deque(["http://a", "http://b", "http://c"])
+        self.pool = UpstreamPool(
+            "p",
+            self.names,
+            monitor=HealthMonitor(clock=self.clock, interval=INTERVAL, random=Random(1)),
+            transport=self.transport,
+            health=HealthCheck("/", rise=RISE, fall=FALL),
+            outliers=None,
+        )
+        self.run(self.pool.enter)
+
+    def run(self, function):
+        """Run a step in the pool's loop, and let what it has begun come to its end."""
+
+        async def step():
+            function()
+            for _ in range(40):
+                await asyncio.sleep(0)
+
+        self.loop.run_until_complete(step())
+
+    @rule(place=st.integers(0, 3), answer=st.sampled_from([200, 200, 500, OSError("gone")]))
+    def answers(self, place, answer):
+        """A destination becomes another one's likeness: well, failing, or unreachable."""
+        name = self.names[place % len(self.names)]
+        if isinstance(answer, OSError):
+            answer = UpstreamConnectError("gone")
+        self.transport.answers[name] = answer
+
+    @rule(rounds=st.integers(1, 5))
+    def wait(self, rounds):
+        """Let rounds pass."""
+        self.loop.run_until_complete(self.clock.advance(rounds * INTERVAL))
+        self.run(lambda: None)
+
+    @rule()
+    def ask_anew(self):
+        """The same check is set again: everything is probed at once, and what was known stays known."""
+        self.run(lambda: self.pool.set_health(self.pool.health))
+
+    @rule()
+    def replace(self):
+        """One goes, another one comes, of which nothing is known."""
+        gone = self.names.popleft()
+        came = f"http://new-{len(self.transport.ended)}"
+        self.names.append(came)
+        self.run(lambda: (self.pool.add(came), self.pool.remove(gone)))
+
+    @invariant()
+    def verdicts_are_right(self):
+        """Each is what its own results come to, and who is unhealthy is not asked."""
+        found = {}
+        self.run(lambda: found.update(state=self.pool.state()))
+        state = found["state"]
+        expected = {one: verdict_of(self.transport.ended.get(one, ())) for one in self.names}
+
+        assert expected == {one.origin: one.healthy for one in state.destinations}
+        assert {one.origin for one in state.available} == {
+            one for one, verdict in expected.items() if verdict is not False
+        }
+
+    def teardown(self):
+        """Nothing of it is left."""
+        self.loop.run_until_complete(self.pool.leave())
+        left = [one for one in asyncio.all_tasks(self.loop) if "probe" in one.get_name()]
+        for task in asyncio.all_tasks(self.loop):
+            task.cancel()
+        self.loop.run_until_complete(_nothing())
+        self.loop.close()
+
+        assert [] == left
+
+
+async def _nothing():
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+TestHealth = case(HealthMachine, "R-25")

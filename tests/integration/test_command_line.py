@@ -1,6 +1,7 @@
 """The command ``proxyroutes``: what it prints, and with which status it ends."""
 
 import asyncio
+import io
 import json
 import os
 import re
@@ -8,14 +9,17 @@ import signal
 import socket
 import subprocess
 import sys
+import webbrowser
 
 import httpx
 import pytest
+import websockets
 from fastapi import APIRouter, FastAPI
+from rich.console import Console
 
 import proxyroutes
 from proxyroutes import Proxy, __main__
-from proxyroutes._operate import demo
+from proxyroutes._operate import demo, demo_script
 from proxyroutes.testing import run_gateway
 
 GATEWAY = """
@@ -302,72 +306,116 @@ def test_any_other_import_error_is_not_explained_away(monkeypatch):
 # demo
 
 
-def test_the_check_passes(run):
-    """Everything that a user would try works over real sockets."""
-    status, output, error = run("demo", "--check")
-    results = [line.split()[-1] for line in output.splitlines()]
-
-    assert (0, ["result", "ok", "ok", "ok", "ok"], "") == (status, results, error)
+SCRIPT = [
+    r"ok      start two upstreams: red on http://\S+ and blue on http://\S+",
+    r"ok      start the gateway: 2 of 2 upstreams are up, live status page on http://\S+/_proxy/",
+    r"ok      let clients send: red and blue take turns, 0 of \d+ requests failed",
+    r"ok      stream an upload: 16 blocks arrive one by one, and are echoed whole",
+    r"ok      stream events: 5 of 5 events arrive one by one",
+    r"ok      kill red: red is (down|ejected), 0 of \d+ requests failed",
+    r"ok      start red again: red is back in rotation, 0 of \d+ requests failed",
+]
 
 
 def test_the_check_is_a_command():
-    """As a process of its own it prints its table and exits with 0."""
+    """As a process of its own it goes through the whole script, prints a line for each step, and exits with 0."""
     command = [sys.executable, "-m", "proxyroutes", "demo", "--check"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
-    actual = [re.split(r"\s{2,}", line) for line in ended.stdout.splitlines()]
+    lines = ended.stdout.splitlines()
 
     assert (0, "") == (ended.returncode, ended.stderr)
-    assert [
-        ["tried", "seen", "result"],
-        ["GET, 6 times", "3 x 200 from red, 3 x 200 from blue", "ok"],
-        ["POST, streamed", "16 of 16 blocks arrive one by one, echoed whole", "ok"],
-        ["server-sent events", "5 of 5 events arrive one by one", "ok"],
-        ["GET, red killed", "6 x 200 from blue", "ok"],
-    ] == actual
+    assert len(SCRIPT) == len(lines)
+    assert [] == [
+        line for line, step in zip(lines, SCRIPT, strict=True) if not re.fullmatch(step, line)
+    ]
 
 
-class _Deaf:
-    """A proxy that serves nothing."""
+class _Altered:
+    """A proxy whose routes get other keywords than the demo says."""
+
+    def __init__(self, **options):
+        self.proxy, self.options = Proxy(), options
+        self.status_router, self.build_router = self.proxy.status_router, self.proxy.build_router
 
     def route(self, path, **options):
-        return lambda stub: stub
-
-    def status_router(self, **options):
-        """No page either."""
-        return APIRouter()
-
-    def build_router(self):
-        return APIRouter()
+        return self.proxy.route(path, **{**options, **self.options})
 
 
-async def test_a_gateway_that_does_not_serve_fails_the_check(monkeypatch):
-    """Each part says what it saw instead, and none of them waits for ever."""
-    monkeypatch.setattr(demo, "_CHECK_SECONDS", 2.0)
-    observations = await demo.check_demo(_Deaf())
-    actual = [(one.seen, one.passed) for one in observations]
+class _Deaf(_Altered):
+    """A proxy that serves nothing."""
 
-    assert [
-        ("6 x 404 from gateway", False),
-        ("TimeoutError", False),
-        ("0 of 5 events arrive one by one", False),
-        ("6 x 404 from gateway", False),
-    ] == actual
+    def __init__(self):
+        self.route = lambda path, **options: lambda stub: stub
+        self.status_router = self.build_router = lambda **options: APIRouter()
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (_Deaf, "FAILED  start the gateway: the status page answers 404"),
+        (
+            lambda: _Altered(rewrite="/nowhere/<path>"),
+            "FAILED  let clients send: clients see status 404",
+        ),
+        (lambda: _Altered(max_body_bytes=10), "FAILED  stream an upload: TimeoutError"),
+    ],
+    ids=["deaf", "astray", "small"],
+)
+async def test_a_gateway_that_does_not_do_its_work_fails_the_check(monkeypatch, make, expected):
+    """The step says what it saw instead; none waits for ever, and nothing is tried after it."""
+    monkeypatch.setattr(demo_script, "_STEP_SECONDS", 3.0)
+    said = []
+    passed = await demo.check_demo(make(), say=said.append)
+
+    assert not passed
+    assert said[-1].startswith(expected)
+    assert ["ok"] * (len(said) - 1) == [line.split()[0] for line in said[:-1]]
 
 
 def test_a_failed_check_ends_with_1(run, monkeypatch):
-    """The table has what was expected, and the last line counts the failures."""
+    """After the line of the step."""
 
-    async def check_demo(proxy, *, port):
-        return [demo.Observation(tried="GET", expected="200", seen="502", passed=False)]
+    async def check_demo(proxy, *, port, say):
+        say("FAILED  kill red: TimeoutError")
+        return False
 
     monkeypatch.setattr(__main__, "check_demo", check_demo)
     actual = run("demo", "--check")
 
     assert (
         1,
-        "tried  seen  result\nGET    502   FAILED, expected: 200\n",
-        "proxyroutes: 1 of 1 are not as they should be\n",
+        "FAILED  kill red: TimeoutError\n",
+        "proxyroutes: a step was not as it should be\n",
     ) == actual
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"), [(["demo"], None), (["demo", "--open"], webbrowser.open)]
+)
+def test_a_browser_is_opened_only_where_it_is_asked_for(run, monkeypatch, arguments, expected):
+    """And a demo in which a step has failed ends with 1."""
+    seen = []
+
+    async def run_demo(proxy, *, open_page, **options):
+        seen.append(open_page)
+        return False
+
+    monkeypatch.setattr(__main__, "run_demo", run_demo)
+    status, _, _ = run(*arguments)
+
+    assert (1, [expected]) == (status, seen)
+
+
+def test_the_check_needs_no_rich():
+    """Lines are printed all the same."""
+    program = (
+        "import sys; sys.modules['rich'] = sys.modules['rich.console'] = None;"
+        "from proxyroutes.__main__ import main; main(['demo', '--check'])"
+    )
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+
+    assert (0, "", len(SCRIPT)) == (ended.returncode, ended.stderr, ended.stdout.count("ok  "))
 
 
 def test_a_port_in_use_is_named(run):
@@ -399,25 +447,60 @@ def test_an_interrupted_command_has_no_traceback(run, monkeypatch, arguments, ex
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_the_demo_serves_until_a_signal_comes(number):
-    """It prints its addresses first, and says that it has stopped."""
-    said = []
+    """It tells its addresses and each step before, opens the page where that is asked for, and says that it has stopped."""
+    said, opened = [], []
 
     def say(text):
-        if not said:
-            # It listens for signals before the loop comes to this.
-            asyncio.get_running_loop().call_soon(os.kill, os.getpid(), number)
         said.append(text)
+        if text == "Ctrl-C stops it.":
+            os.kill(os.getpid(), number)
 
-    await demo.run_demo(Proxy(), port=0, say=say)
-    urls = re.findall(
-        r"^(?:upstream \w+|gateway) +http://127\.0\.0\.1:\d+$", said[0], re.MULTILINE
+    passed = await demo.run_demo(Proxy(), port=0, say=say, open_page=opened.append, dwell=0.0)
+    lines = "\n".join(said).splitlines()
+    steps = [line for line in lines if line.startswith("ok")]
+    pages = [line.split()[-1] for line in lines if line.startswith("status page")]
+    commands = [line for line in lines if line.startswith("  ") and "curl " in line]
+
+    assert (True, 3, "stopped") == (passed, len(commands), lines[-1])
+    assert [True] * len(SCRIPT) == [
+        re.fullmatch(step, line) is not None for line, step in zip(steps, SCRIPT, strict=True)
+    ]
+    assert (1, opened) == (len(opened), pages)
+
+
+async def test_a_terminal_sees_the_steps_and_the_loss():
+    """Live: the killed upstream is out of rotation in some frame, and in again in the last one."""
+    console = Console(
+        file=io.StringIO(), force_terminal=True, width=160, height=60, _environ={"TERM": "xterm"}
     )
-    page = re.search(r"^status page +http://127\.0\.0\.1:\d+/_proxy/$", said[0], re.MULTILINE)
 
-    assert page is not None
-    commands = re.findall(r"^  .*curl .*$", said[0], re.MULTILINE)
+    task = asyncio.create_task(
+        demo.run_demo(Proxy(), port=0, say=lambda text: None, console=console, dwell=0.3)
+    )
+    while console.file.getvalue().count("is back in rotation") < 1:
+        done, _ = await asyncio.wait({task}, timeout=0.05)
+        assert not done
+    os.kill(os.getpid(), signal.SIGINT)
+    passed = await task
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())
 
-    assert (3, 3, "stopped") == (len(urls), len(commands), said[1])
+    assert passed
+    assert re.search(r"red +http://\S+ +out +\d+", shown)
+    assert re.search(r"red is (down|ejected), 0 of \d+ requests failed", shown)
+    last = shown[shown.rindex("start two upstreams") :]
+    assert re.search(r"red +http://\S+ +in +\d+", last)
+    assert re.search(r"\d+ requests answered, 0 failed", last)
+    assert re.search(r"status page +http://\S+/_proxy/", last)
+
+
+@pytest.mark.parametrize("lacks", [False, True])
+def test_without_what_draws_or_a_terminal_lines_do(monkeypatch, lacks):
+    """A console is used only where both are there."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    if lacks:
+        monkeypatch.setitem(sys.modules, "rich.console", None)
+
+    assert lacks == (__main__._console() is None)
 
 
 def test_ctrl_c_ends_the_demo_in_good_order():
@@ -427,7 +510,7 @@ def test_ctrl_c_ends_the_demo_in_good_order():
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         lines = []
-        while "Ctrl-C" not in "".join(lines[-1:]) and (line := process.stdout.readline()):
+        while "status page  " not in "".join(lines[-1:]) and (line := process.stdout.readline()):
             lines.append(line)
         url = re.search(r"^gateway +(\S+)$", "".join(lines), re.MULTILINE)[1]
         with httpx.Client(base_url=url) as client:
@@ -437,7 +520,8 @@ def test_ctrl_c_ends_the_demo_in_good_order():
                 process.send_signal(signal.SIGINT)
                 output, error = process.communicate(timeout=30)
 
-    assert ({"red", "blue"}, 0, "stopped\n", "") == (names, process.returncode, output, error)
+    assert ({"red", "blue"}, 0, "") == (names, process.returncode, error)
+    assert output.endswith("stopped\n")
 
 
 # check, explain, diff, run, top
@@ -635,8 +719,9 @@ def test_a_table_that_cannot_be_read_is_named(run, tmp_path, content):
     assert error.startswith("proxyroutes: cannot read old.json: ")
 
 
-def test_completion_is_there(run):
-    """For the shell that asks."""
+def test_completion_is_there(run, monkeypatch):
+    """For the shell that asks, whichever the tests run under."""
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
     status, output, _ = run("--show-completion", "bash")
 
     assert (0, True) == (status, "_PROXYROUTES_COMPLETE=complete_bash" in output)
@@ -700,7 +785,154 @@ def test_a_gateway_is_run_until_it_is_told_to_stop(tmp_path, attribute, number):
             process.kill()
 
     assert (200, "served", "") == (response.status_code, response.text, error)
-    assert process.returncode in {0, -number}
+    assert 0 == process.returncode
+
+
+STREAMS = """
+import asyncio
+
+from starlette.applications import Starlette
+from starlette.responses import StreamingResponse
+from starlette.routing import Route, WebSocketRoute
+
+from proxyroutes import Proxy
+
+
+async def events(request):
+    async def endless():
+        yield b"data: first\\n\\n"
+        await asyncio.Event().wait()
+
+    return StreamingResponse(endless(), media_type="text/event-stream")
+
+
+async def echo(websocket):
+    await websocket.accept()
+    async for text in websocket.iter_text():
+        await websocket.send_text(text)
+
+
+upstream = Starlette(routes=[Route("/events", events), WebSocketRoute("/echo", echo)])
+proxy = Proxy()
+
+
+@proxy.get("/events", upstream=upstream)
+async def listen() -> None: ...
+
+
+@proxy.websocket("/echo", upstream=upstream)
+async def talk() -> None: ...
+"""
+
+
+async def test_streams_and_sessions_do_not_hold_a_gateway_that_is_told_to_stop(tmp_path):
+    """The session is closed with its code, the endless stream is cut after the grace time, and the exit code is 0."""
+    (tmp_path / "shop_streams.py").write_text(STREAMS, encoding="utf-8")
+    command = [sys.executable, "-m", "proxyroutes", "run", "shop_streams:proxy", "--port=0"]
+    with subprocess.Popen(
+        [*command, "--grace=1"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            line = await asyncio.to_thread(process.stdout.readline)
+            port = int(re.search(rb":(\d+),", line)[1])
+            async with (
+                httpx.AsyncClient(trust_env=False, timeout=20.0) as client,
+                client.stream("GET", f"http://127.0.0.1:{port}/events") as response,
+                websockets.connect(f"ws://127.0.0.1:{port}/echo", proxy=None) as session,
+            ):
+                lines = response.aiter_lines()
+                first = await anext(lines)
+                await session.send("hello")
+                echoed = await session.recv()
+                process.send_signal(signal.SIGTERM)
+                with pytest.raises(websockets.ConnectionClosed) as closed:
+                    await session.recv()
+                with pytest.raises(httpx.RemoteProtocolError):
+                    async for _ in lines:
+                        pass
+            _, error = await asyncio.to_thread(process.communicate, timeout=20.0)
+        finally:
+            process.kill()
+
+    assert ("data: first", "hello", 1012) == (first, echoed, closed.value.rcvd.code)
+    assert 0 == process.returncode
+    assert b"Cancel 1 running task(s)" in error
+
+
+LIFESPAN = """
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from proxyroutes import Proxy
+
+proxy = Proxy()
+
+
+@proxy.route("/<path>", upstream="http://127.0.0.1:9")
+async def everything() -> None: ...
+
+
+def make(fails):
+    @asynccontextmanager
+    async def lifespan(app):
+        if fails == "start":
+            raise RuntimeError("no database")
+        yield
+        raise RuntimeError("no database")
+
+    app = FastAPI(lifespan=lifespan)
+    app.include_router(proxy.build_router())
+    return app
+
+
+bad_start = make("start")
+bad_end = make("end")
+"""
+
+
+@pytest.mark.parametrize(
+    ("attribute", "expected"),
+    [("bad_start", "did not start"), ("bad_end", "did not stop in good order")],
+)
+def test_a_start_or_an_end_that_fails_is_no_success(tmp_path, attribute, expected):
+    """Whoever started it is told by the exit code, and where to look."""
+    (tmp_path / "shop_lifespan.py").write_text(LIFESPAN, encoding="utf-8")
+    place = f"shop_lifespan:{attribute}"
+    command = [sys.executable, "-m", "proxyroutes", "run", place, "--port", "0"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            line = process.stdout.readline()
+            if attribute == "bad_end":
+                url = re.search(r"http://\S+\d", line)[0]
+                httpx.get(f"{url}/a", trust_env=False, timeout=20.0)
+                process.send_signal(signal.SIGTERM)
+            _, error = process.communicate(timeout=20.0)
+        finally:
+            process.kill()
+
+    assert 1 == process.returncode
+    assert error.splitlines()[-1].startswith(f"proxyroutes: {place} {expected}; ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_anything_is_asked_stops_in_good_order(tmp_path, number):
+    """From the moment on in which the address is told."""
+    (tmp_path / "shop_run.py").write_text(RUN, encoding="utf-8")
+    command = [sys.executable, "-m", "proxyroutes", "run", "shop_run:proxy", "--port", "0"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            process.stdout.readline()
+            process.send_signal(number)
+            _, error = process.communicate(timeout=20.0)
+        finally:
+            process.kill()
+
+    assert (0, "") == (process.returncode, error)
 
 
 def test_a_port_that_is_taken_is_named_by_run(run, tmp_path):

@@ -79,10 +79,14 @@ class Service:
     async def kill(self):
         """Be gone, with whatever was under way."""
         self._server.close()
+        self._go_on.set()
+        await eventually(self._is_gone)
+
+    def _is_gone(self):
+        """A connection that was accepted a moment ago is only known a turn later."""
         for writer in tuple(self._writers):
             writer.transport.abort()
-        self._go_on.set()
-        await eventually(lambda: not self._writers)
+        return not self._writers
 
 
 @pytest.fixture
