@@ -108,7 +108,8 @@ class AccessLogger:
 
     def _read_scope(self, scope: Scope, fields: dict[str, Any]) -> None:
         client = scope.get("client")
-        fields["client"] = client[0] if client else None
+        # A server that trusts X-Forwarded-For gives whatever text stands there.
+        fields["client"] = _one_word(str(client[0])) if client else None
         fields["http_version"] = scope.get("http_version")
         fields["path"] = _printable(raw_path_of(scope)[:_MAX_PATH])
         query = scope.get("query_string")
@@ -139,6 +140,12 @@ class AccessLogger:
         if not mark:
             return address
         return f"{address}?{self._redact(query)}" if self._query else address
+
+
+def _one_word(text: str) -> str:
+    """Text that cannot be taken for more than one part of a line."""
+    shown = _printable(text.encode("utf-8", "replace")[:_MAX_VALUE])
+    return shown.replace(" ", "%20").replace('"', "%22")
 
 
 def _printable(raw: bytes) -> str:

@@ -40,7 +40,9 @@ class Feed:
         return len(self._queue)
 
     def put(self, event: HealthEvent) -> None:
-        """Keep an event until it is asked for; the oldest one makes room."""
+        """Keep an event until it is asked for; the oldest one makes room. One that has ended takes none."""
+        if self._closed:
+            return
         if len(self._queue) >= self.limit:
             self._queue.popleft()
             self._missed += 1

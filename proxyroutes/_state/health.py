@@ -173,6 +173,8 @@ class Prober:
         watch.watchers.pop(watcher, None)
         if not watch.watchers and self._watches.get(watch.key) is watch:
             del self._watches[watch.key]
+            # There will be no result: whoever waits for the first one looks again.
+            watch.first.set()
 
     def probe_now(self, watch: Watch) -> None:
         """Do not wait for its turn."""

@@ -334,8 +334,9 @@ class PoolState:
     async def first_round(self) -> None:
         """Wait until each destination that is probed has its first result."""
         for destination in self.destinations:
-            if destination.watch is not None:
-                await destination.watch.first.wait()
+            # Another check may take its place meanwhile, or the destination may go.
+            while (watch := destination.watch) is not None and not watch.first.is_set():
+                await watch.first.wait()
 
     def status(self) -> tuple[DestinationStatus, ...]:
         """Every destination, and why it is or is not available."""

@@ -234,3 +234,10 @@ def test_names_are_compared_in_lower_case():
         recipe.secret_parameters,
         recipe.secret_headers,
     )
+
+
+def test_a_client_that_a_server_took_from_a_field_cannot_forge_a_line(logged):
+    """Servers that trust X-Forwarded-For give whatever text stands in it."""
+    line = logged(client=('1.2.3.4 "GET /a" 200\x1b[31m\x85', 0))
+    assert line.client == r"1.2.3.4%20%22GET%20/a%22%20200\x1b[31m\xc2\x85"
+    assert line.getMessage().startswith(f'{line.client} "GET ')

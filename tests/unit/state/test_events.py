@@ -234,3 +234,14 @@ async def test_a_function_that_hangs_ends_with_the_pool(monitor, transport, cloc
             pool.undrain(A)
         await clock.advance(0.0)
         assert 1024 >= len(pool.state().callbacks._feed)
+
+
+async def test_who_has_stopped_listening_is_told_nothing_more():
+    """Nor is anything kept for them."""
+    events = Events()
+    feed = events.listen(4)
+    await feed.aclose()
+    events.tell(event(1))
+    assert len(feed) == 0
+    with pytest.raises(StopAsyncIteration):
+        await anext(feed)

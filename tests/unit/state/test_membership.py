@@ -537,3 +537,28 @@ def test_changes_reach_a_pool_on_another_loop():
     thread.join(10)
 
     assert [{"b": 3, "c": 3}] == [Counter(hosts) for hosts in seen]
+
+
+@pytest.mark.parametrize("change", ["remove", "set_health"])
+async def test_a_change_before_the_first_result_does_not_hold_up_the_start(pool_of, change):
+    """A probe that hangs, of a destination that is no longer probed, has nothing to wait for."""
+
+    async def hangs(destination):
+        if destination.url == A:
+            await asyncio.Event().wait()
+
+    pool = pool_of(A, B)
+    pool.probe(hangs)
+    waiting = asyncio.ensure_future(pool.first_round())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    if change == "remove":
+        pool.remove(A)
+    else:
+        pool.set_health(None)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    done = waiting.done()
+    waiting.cancel()
+    assert done

@@ -675,3 +675,19 @@ async def test_filtered_content_is_sent_again():
     )
 
     assert (200, [b"axxa"]) == (server.status, got)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"Mon, 01 Jan 99999999999999999999 00:00:00 GMT",
+        b"Mon, 01 Jan 2026 00:00:00 +99999999999999999999",
+    ],
+)
+async def test_a_date_that_no_calendar_has_asks_for_no_wait(value):
+    """What an upstream sends there can be anything; nothing stays held because of it."""
+    busy = Response(503, [(b"retry-after", value)], b"busy")
+    route = retrying(busy, Response(200, [], b"ok"), retry={"on": [503]})
+
+    assert 200 == (await serve(route)).status
+    assert_all_is_let_go(route)
