@@ -129,7 +129,8 @@ class Counters:
             record.status,
             record.cause,
             session,
-            None if ending is None else (ending.side, ending.code),
+            # Clients choose among a thousand private codes: those are one (RFC 6455 §7.4.2).
+            None if ending is None else (ending.side, min(ending.code, 3000)),
         )
         series = self._series.get(key)
         if series is None:

@@ -91,7 +91,8 @@ class Answer:
             ):
                 names = server_fields(exchange.receive)
                 take_steps(self, plan, found, lease, names, filtered=filtered)
-        except GatewayError as error:
+        except BaseException as error:
+            # Policies and filters are user code, and may raise anything: nothing is kept then.
             self.give_up(error)
             raise
 

@@ -81,6 +81,11 @@ class Drains:
             drain.task = self.spawn(self._end(drain, grace), "drain")
         return drain
 
+    def part(self, destination: DestinationState) -> None:
+        """Begin without a grace time, unless one has begun."""
+        if destination not in self._drains:
+            self.begin(destination, None)
+
     def call_off(self, destination: DestinationState) -> None:
         """It is used again."""
         drain = self._drains.pop(destination, None)

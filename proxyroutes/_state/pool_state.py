@@ -205,7 +205,8 @@ class PoolState:
         if destination.watch is not None:
             self._unwatch(destination, destination.watch)
         destination.follow(destination.recipe, draining=True)
-        self.drains.begin(destination, None)
+        # A grace time that runs already goes on.
+        self.drains.part(destination)
 
     def drain(self, places: Collection[Place], grace: float) -> list[Drain]:
         """Cut what is left on draining destinations after this time."""
@@ -289,7 +290,7 @@ class PoolState:
 
     def eject(self, destination: DestinationState) -> None:
         """Take an outlier out for a while, unless too many are out already or it is the last one."""
-        if not destination.draining:
+        if not (destination.draining or self._closed):
             self.ejections.eject(destination, self._members())
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:

@@ -61,6 +61,9 @@ _NO_VALUE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
 _DOMAIN = re.compile(r"\.?[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 _COOKIE_PATH = re.compile(r"/[\x20-\x3a\x3c-\x7e]*")
 
+MAX_WEIGHT = 1_000_000
+"""Far more than shares need, and small enough for every sum of them."""
+
 HOP_FIELDS: frozenset[str] = frozenset(
     [
         "connection",
@@ -251,7 +254,7 @@ class Destination:
     Attributes:
         url: ``http(s)://host[:port][/base]``, ``ws(s)://`` as another spelling of it, or
             ``http+unix://%2Frun%2Fapp.sock[/base]``. No user, query or fragment.
-        weight: Share relative to the other destinations of its pool.
+        weight: Share relative to the other destinations of its pool, from 1 to 1,000,000.
         priority: Level; a level is used while every lower-numbered one has nothing available.
         max_requests: Attempts and sessions in one interval of the monitor, with a check or without. None is no limit.
         max_in_flight: Exchanges and sessions at once. None is no limit.
@@ -276,6 +279,8 @@ class Destination:
             raise ValueError(
                 f"weight must be at least 1: {self.weight!r} (to send it nothing new, drain it)"
             )
+        if self.weight > MAX_WEIGHT:
+            raise ValueError(f"weight must be at most {MAX_WEIGHT}: {self.weight!r}")
         if self.priority < 0:
             raise ValueError(f"priority must be at least 0: {self.priority!r}")
         for name in ("max_requests", "max_in_flight"):

@@ -1,6 +1,7 @@
 """The command ``proxyroutes``: what it prints, and with which status it ends."""
 
 import asyncio
+import inspect
 import io
 import json
 import os
@@ -21,6 +22,9 @@ import proxyroutes
 from proxyroutes import Proxy, __main__
 from proxyroutes._operate import demo, demo_script
 from proxyroutes.testing import run_gateway
+
+# Older releases of websockets have no such keyword, and know of no proxies.
+DIRECT = {"proxy": None} if "proxy" in inspect.signature(websockets.connect).parameters else {}
 
 GATEWAY = """
 from typing import Annotated
@@ -838,7 +842,7 @@ async def test_streams_and_sessions_do_not_hold_a_gateway_that_is_told_to_stop(t
             async with (
                 httpx.AsyncClient(trust_env=False, timeout=20.0) as client,
                 client.stream("GET", f"http://127.0.0.1:{port}/events") as response,
-                websockets.connect(f"ws://127.0.0.1:{port}/echo", proxy=None) as session,
+                websockets.connect(f"ws://127.0.0.1:{port}/echo", **DIRECT) as session,
             ):
                 lines = response.aiter_lines()
                 first = await anext(lines)

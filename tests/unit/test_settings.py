@@ -431,3 +431,9 @@ def test_values_cannot_be_changed(value):
     name = next(iter(value.__attrs_attrs__)).name
     with pytest.raises(AttributeError):
         setattr(value, name, None)
+
+
+def test_a_weight_has_an_end():
+    """Sums of weights stay numbers."""
+    with pytest.raises(ValueError, match="at most 1000000"):
+        Destination("http://a.test", weight=10**400)

@@ -417,7 +417,13 @@ def _answer(
     upstream: UpstreamResponse,
     lease: Lease,
 ) -> Answer:
-    added = [] if state.rules is None else state.rules.fields(state, head, lease.destination)
+    try:
+        added = [] if state.rules is None else state.rules.fields(state, head, lease.destination)
+    except BaseException:
+        # An affinity of the user's own may raise anything.
+        upstream.abort()
+        lease.release()
+        raise
     if not added:
         return Answer(exchange, upstream, lease)
     answer = _AffineAnswer(exchange, upstream, lease)
