@@ -25,7 +25,7 @@ __all__ = [
     "WeightedRoundRobin",
 ]
 
-MOST_COMPARED = 12
+MOST_COMPARED = 10
 """Destinations that are looked at for one choice; of more, so many are drawn at random."""
 
 
@@ -240,7 +240,7 @@ class _RandomBalancer:
 class LeastRequests:
     """Ask the destination with the fewest exchanges in flight for its weight; one of them at random where many have.
 
-    Of more than 12 destinations, 12 are drawn at random and compared. Where weights differ, what is in flight has a
+    Of more than 10 destinations, 10 are drawn at random and compared. Where weights differ, what is in flight has a
     random part of one exchange on average, so that weights hold among idle destinations too.
     """
 

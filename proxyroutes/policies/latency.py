@@ -24,7 +24,7 @@ class LeastLatency:
     moving average that jumps up at once and comes down slowly. It counts for requests without content, because content
     comes as fast as the client sends it. What was not seen for a while is forgotten, so that a slow destination is tried
     again; then, and before the first exchange, its last successful probe counts. One of which nothing is known is as
-    fast as the fastest. Of more than 12 destinations, 12 are drawn at random and compared.
+    fast as the fastest. Of more than 10 destinations, 10 are drawn at random and compared.
 
     Attributes:
         decay: Seconds after which what was seen counts a third.
