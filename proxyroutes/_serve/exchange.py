@@ -74,6 +74,8 @@ class Exchange(ExchangeRecord):
     may_watch = False
     # The content that somebody else reads, if the request has some.
     body: Listener | None = None
+    # Heard once; no further attempt forgets it.
+    _client_left = False
     # The total time is over: no further attempt.
     expired = False
     held: tuple[Held, ...] = ()
@@ -154,6 +156,7 @@ class Exchange(ExchangeRecord):
 
     def interrupt(self, reason: GatewayError | ClientLeft) -> None:
         """End the exchange for this reason; the first one counts."""
+        self._client_left = self._client_left or isinstance(reason, ClientLeft)
         if self.interruption is None:
             self.interruption = reason
             if self.attempt is not None:
@@ -166,7 +169,7 @@ class Exchange(ExchangeRecord):
 
     def resume(self) -> None:
         """Go on after an interruption that another attempt may mend."""
-        self.interruption = None
+        self.interruption = ClientLeft() if self._client_left else None
         self._progress = -1
 
     def settle(self) -> GatewayError | ClientLeft | None:

@@ -238,6 +238,17 @@ async def test_the_first_interruption_counts():
     assert first is exchange.interruption
 
 
+async def test_a_client_that_left_behind_a_time_out_is_not_forgotten():
+    """The time-out may be mended by another attempt; that nobody waits for it cannot."""
+    exchange = make_exchange()
+    exchange.interrupt(UpstreamTimeoutError("late"))
+    exchange.interrupt(ClientLeft())
+    exchange.resume()
+
+    with pytest.raises(ClientLeft):
+        exchange.enter()
+
+
 async def test_an_interruption_before_the_wait_is_raised_at_its_begin():
     """No task is cancelled that does other things."""
     exchange = make_exchange()
