@@ -8,7 +8,7 @@ import pytest
 from fastapi import Depends, FastAPI, HTTPException
 from starlette.testclient import TestClient
 
-from proxyroutes import BuildError, ForwardedRequest, HealthMonitor, Proxy, RateLimit
+from proxyroutes import BuildError, Forward, ForwardedRequest, HealthMonitor, Proxy, RateLimit
 from proxyroutes.testing import ManualClock, ScriptedOrigin, run_gateway
 from proxyroutes.transports import Http1Transport
 from tests.integration.support import OK, RawClient, make_request, open_gateway
@@ -318,6 +318,49 @@ async def test_a_client_that_leaves_while_it_is_counted_leaves_nothing():
         record = await gateway.wait_for_record()
 
     assert (499, 0) == (record.status, len(origin.requests))
+
+
+class Remote(Slow):
+    """A store that takes a few turns, as one over a network does."""
+
+    def __init__(self):
+        super().__init__()
+        self.numbers = {}
+
+    async def read(self, key):
+        """Give what is there, later."""
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return self.numbers.get(key), 0.0
+
+    async def swap(self, key, old, new, seconds):
+        """Keep it."""
+        self.numbers[key] = new
+        return True
+
+
+async def test_no_forward_passes_while_another_one_is_counted():
+    """A stub that asks twice at a time is refused twice, and nothing is sent."""
+    proxy = Proxy()
+
+    async with ScriptedOrigin([CLOSING]) as origin:
+
+        @proxy.get("/", upstream=origin.url, rate_limit=RateLimit("1/hour", store=Remote()))
+        async def both(forward: Forward) -> dict[str, list[str]]:
+            found = await asyncio.gather(forward(), forward(), return_exceptions=True)
+            return {"seen": [type(one).__name__ for one in found]}
+
+        app = FastAPI()
+        app.include_router(proxy.build_router())
+        async with run_gateway(app) as running:
+            replies = [await Requests(running.port).ask() for _ in range(2)]
+            asked = len(origin.requests)
+
+    assert [
+        {"seen": ["RelayResponse", "RelayResponse"]},
+        {"seen": ["RateLimitError", "RateLimitError"]},
+    ] == [json.loads(one.body) for one in replies]
+    assert 2 == asked
 
 
 async def test_handshakes_are_counted():

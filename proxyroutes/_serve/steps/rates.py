@@ -22,6 +22,16 @@ _logger = logging.getLogger("proxyroutes.serve")
 _COUNTED = "proxyroutes.counted"
 
 
+class _Count:
+    """What one limit has come to for one request."""
+
+    __slots__ = ("lock", "passed")
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.passed = False
+
+
 class RateAdmission:
     """One rate limit of a proxy; every route that was given the same ``RateLimit`` has the same one of these."""
 
@@ -45,17 +55,21 @@ class RateAdmission:
             ClientLeft: If the client left.
         """
         scope = exchange.scope or {"headers": ()}
-        counted = scope.setdefault(_COUNTED, set())
-        if id(self) in counted:
+        count = scope.setdefault(_COUNTED, {}).setdefault(id(self), _Count())
+        if count.passed:
             return
         key = self._key(plan, found, scope, head)
-        counted.add(id(self))
         # Keys that clients choose may be long; what is kept of each is not. The two kinds never meet.
         text = b"key:" + key if key else b"client:" + client_key(scope)
         rates = self._rates or self._bind()
         exchange.enter()
         try:
-            verdict = await rates.take(blake2b(text, digest_size=16).digest())
+            # Of forwards at the same time one is counted, and none passes before that one has.
+            async with count.lock:
+                if count.passed:
+                    return
+                verdict = await rates.take(blake2b(text, digest_size=16).digest())
+                count.passed = verdict.admitted
         except asyncio.CancelledError as error:
             reason = exchange.settle()
             if reason is None:
@@ -63,6 +77,7 @@ class RateAdmission:
             raise reason from error
         except Exception:
             # A store that is down must not take the gateway with it.
+            count.passed = True
             _logger.exception(
                 "a rate limit's store failed: the request passes, route=%s", plan.name
             )
@@ -70,8 +85,7 @@ class RateAdmission:
         finally:
             exchange.leave()
         if not verdict.admitted:
-            # Asked again, it is refused again.
-            counted.discard(id(self))
+            # Asked again, it is counted again.
             raise _refusal(rates, verdict)
 
     def _bind(self) -> Rates:
