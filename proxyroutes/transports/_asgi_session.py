@@ -355,7 +355,7 @@ class ASGISession:
     def _expect_end(self) -> None:
         """The application is not waited for without end."""
         if self._abort_timer is None and not self._lost.is_set():
-            self._abort_timer = self._loop.call_later(self._settings.close_timeout, self.abort)
+            self._abort_timer = self._loop.call_later(self._settings.close_timeout, self.cut)
 
     async def wait_closed(self) -> None:
         """Wait until the application has ended."""
@@ -371,11 +371,19 @@ class ASGISession:
             self._to_client.wake()
 
     def abort(self) -> None:
-        """Let go at once: the application's task is cancelled. May be called twice."""
+        """Let go at once: the application's task is cancelled. May be called twice.
+
+        One that has refused is over for the client, and may tidy up until ``close_timeout``, as behind a server.
+        """
         if self._closed_with is None:
             self._closed_with = (LOST, "")
         self._to_client.clear()
         self._to_app.wake()
+        if self.status in {0, 101}:
+            self.cut()
+
+    def cut(self) -> None:
+        """Cancel the application's task, whatever it does."""
         if self._task is not None and not self._task.done():
             self._task.cancel()
 
@@ -448,7 +456,7 @@ class BoundASGISessions:
         self._closed = True
         for session in tuple(self._sessions):
             session.shut_down()
-        for end in (ASGISession.abort, None):
+        for end in (ASGISession.cut, None):
             if not self._sessions:
                 return
             self._empty.clear()

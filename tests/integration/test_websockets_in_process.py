@@ -168,6 +168,49 @@ async def test_a_refusal_of_the_application_reaches_the_client():
     )
 
 
+async def test_an_application_that_has_refused_may_end_in_its_own_time():
+    """What it does after that is not cancelled; one that never ends is, after a while."""
+    steps = []
+
+    async def app(scope, receive, send):
+        await receive()
+        await send({"type": "websocket.close"})
+        try:
+            for _ in range(20):
+                await asyncio.sleep(0)
+            steps.append("tidied up")
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            steps.append("cancelled")
+            raise
+
+    async with sessions_with(app, close_timeout=0.1) as gateway:
+        client = await gateway.dial()
+        await eventually(lambda: "cancelled" in steps)
+
+    assert (403, ["tidied up", "cancelled"]) == (client.status, steps)
+
+
+async def test_a_pool_that_closes_waits_for_nobody_who_has_refused():
+    """Not beyond its grace time."""
+    ended = asyncio.Event()
+
+    async def app(scope, receive, send):
+        await receive()
+        await send({"type": "websocket.close"})
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async with sessions_with(app, close_timeout=30.0) as gateway:
+        client = await gateway.dial()
+        left = len(gateway.state.websockets)
+        await gateway.state.websockets.aclose(grace=0.05)
+
+    assert (403, 1, True) == (client.status, left, ended.is_set())
+
+
 async def _raises(scope, receive, send):
     raise RuntimeError("broken")
 
