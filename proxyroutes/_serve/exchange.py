@@ -58,6 +58,7 @@ class Exchange(ExchangeRecord):
     Attributes:
         asked: Seconds on the monotonic clock when a destination was first asked for; 0.0 where nobody wants to know.
         leased: The same for when the last attempt had its destination.
+        bodiless: Whether what was asked of the upstream has no content in its response, whatever the client asked with.
         timeouts: The time-outs that hold for it.
         held: What it has until its end, such as its place in a pool.
         patience: Until when something is waited for, in seconds on the clock, and what ends it then; None for ever.
@@ -67,6 +68,7 @@ class Exchange(ExchangeRecord):
     lease: Lease | None = None
     # Only where the route asks for its times.
     asked = leased = 0.0
+    bodiless = False
     interruption: GatewayError | ClientLeft | None = None
     # Set while the gateway waits for the client, so that a time-out is blamed on the right side.
     client_stalls = False

@@ -729,6 +729,26 @@ async def test_an_application_in_the_same_process_is_filtered(serving):
     assert b"data: A\n\ndata: B\n\n" == reply.body
 
 
+async def test_a_client_that_asks_for_no_content_does_not_turn_filters_off(serving):
+    """What a stub reads, and may keep for others, is filtered by what was asked of the upstream."""
+    async with ScriptedOrigin([response(b"a\n", b"Connection: close")]) as origin:
+        proxy = Proxy()
+        seen = []
+
+        @proxy.route("/", upstream=origin.url, response_filters=[upper])
+        async def cached(forward: Forward) -> Response:
+            got = await forward(method="GET")
+            seen.append(await got.read(limit=100))
+            return got
+
+        app = FastAPI()
+        app.include_router(proxy.build_router())
+        served = await serving(app)
+        replies = [await served.ask(method=method) for method in ("HEAD", "GET")]
+
+        assert ([200, 200], [b"A\n", b"A\n"]) == ([one.status for one in replies], seen)
+
+
 async def test_a_stub_that_wraps_the_exchange_reads_the_filtered_content(serving):
     """What it reads is what the client would get, of whichever pool it asks."""
     async with (

@@ -68,6 +68,7 @@ def outgoing(
     steps, rules = plan.steps or _PLAIN, state.transforms or _NO_RULES
     if steps.server_timing:
         exchange.asked = monotonic()
+    exchange.bodiless = head.method == b"HEAD"
     head = edit_for_pool(state, head)
     if steps.response_filters or rules.response_filters:
         _ask_for_what_can_be_filtered(head)
@@ -208,7 +209,7 @@ def filter_response_content(
     if not fitting:
         return None
     kept = [field for field in fields if field[0] not in _OF_BYTES]
-    if status == 304 or exchange.method == "HEAD":
+    if status == 304 or exchange.bodiless:
         return kept
     if status == 206:
         raise UpstreamProtocolError(
