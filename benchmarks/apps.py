@@ -93,7 +93,7 @@ def _hello_dependency() -> Any:
     app = FastAPI()
 
     @app.get("/json")
-    async def answer(name: Annotated[str, Depends(user)]):  # type: ignore[no-untyped-def]
+    async def answer(name: Annotated[str, Depends(user)]):  # type: ignore[no-untyped-def]  # As FastAPI's tutorial writes it.
         del name
         return {"id": 12345, "name": "benchmark", "ok": True, "tags": ["a", "b"]}
 
@@ -165,7 +165,7 @@ def _hello() -> Any:
     app = FastAPI()
 
     @app.get("/json")
-    async def answer():  # type: ignore[no-untyped-def]
+    async def answer():  # type: ignore[no-untyped-def]  # As FastAPI's tutorial writes it.
         return {"id": 12345, "name": "benchmark", "ok": True, "tags": ["a", "b"]}
 
     return app
@@ -199,7 +199,7 @@ async def _raw(scope: Any, receive: Any, send: Any) -> None:
 def _reverse_proxy() -> Any:
     """``fastapi-reverse-proxy`` as its documentation shows it."""
     from fastapi import FastAPI, Request, WebSocket
-    from fastapi_reverse_proxy import (  # type: ignore[import-not-found]
+    from fastapi_reverse_proxy import (  # type: ignore[import-not-found]  # Measured where it is installed.
         Proxy,
         proxy_pass,
         proxy_pass_websocket,
@@ -225,14 +225,14 @@ def _reverse_proxy() -> Any:
 
 
 def _proxy_lib() -> Any:
-    from fastapi_proxy_lib.fastapi.app import reverse_http_app  # type: ignore[import-not-found]
+    from fastapi_proxy_lib.fastapi.app import reverse_http_app  # type: ignore[import-not-found]  # Measured where it is installed.
 
     return reverse_http_app(base_url=f"{_UPSTREAM}/")
 
 
 def _aiohttp() -> Any:
     """What one writes by hand with aiohttp's client, in raw ASGI."""
-    import aiohttp  # type: ignore[import-not-found]
+    import aiohttp  # type: ignore[import-not-found]  # Measured where it is installed.
 
     session: Any = None
     dropped = {b"host", b"connection", b"transfer-encoding", b"content-length", b"date", b"server"}

@@ -46,7 +46,7 @@ class Sink(asyncio.BufferedProtocol):
             ended = self.left <= 0
         if ended:
             self.head, self.left = b"", None
-            self.transport.write(_ANSWER)  # type: ignore[attr-defined]
+            self.transport.write(_ANSWER)  # type: ignore[attr-defined]  # A stream's transport.
 
 
 async def main(port: int) -> None:

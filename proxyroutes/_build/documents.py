@@ -195,5 +195,5 @@ def _document_endpoint(spec: RouteSpec, kinds: dict[str, Any]) -> Callable[..., 
         for name, kind in kinds.items()
         if name not in known
     ]
-    endpoint.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *extra])  # type: ignore[attr-defined]
+    endpoint.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *extra])  # type: ignore[attr-defined]  # inspect reads it, and no type says so.
     return endpoint

@@ -166,7 +166,7 @@ def make_endpoint(spec: RouteSpec) -> Callable[..., Awaitable[Any]]:
     endpoint.__module__ = getattr(stub, "__module__", __name__)
     endpoint.__doc__ = inspect.getdoc(stub)
     setattr(endpoint, _WRAPS, asks)
-    endpoint.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
+    endpoint.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]  # inspect reads it, and no type says so.
     return endpoint
 
 

@@ -209,7 +209,7 @@ def _make_endpoint(
     endpoint.__module__ = __name__
     setattr(endpoint, _PLAN, route.plan)
     endpoint.__doc__ = inspect.getdoc(spec.stub)
-    endpoint.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
+    endpoint.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]  # inspect reads it, and no type says so.
     return endpoint
 
 

@@ -132,7 +132,7 @@ async def _race(
     try:
         while left or running:
             if left:
-                running.add(loop.create_task(left.pop()(), name="proxyroutes-connect"))  # type: ignore[arg-type]
+                running.add(loop.create_task(left.pop()(), name="proxyroutes-connect"))  # type: ignore[arg-type]  # A partial of a coroutine function makes one.
             done, running = await asyncio.wait(
                 running,
                 timeout=_STAGGER if left else None,

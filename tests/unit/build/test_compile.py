@@ -593,7 +593,7 @@ def test_parameters_without_names_are_a_mistake(taking):
 def test_annotations_that_cannot_be_resolved_are_a_mistake():
     """A name that does not exist is reported at the stub."""
 
-    async def lost(a: "Nowhere") -> None:  # noqa: F821
+    async def lost(a: "Nowhere") -> None:  # noqa: F821 - a name that cannot be resolved.
         """Take something."""
 
     problem = the_problem_of("/", stub=lost)

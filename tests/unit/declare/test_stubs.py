@@ -61,12 +61,12 @@ async def raises() -> None:
 
 async def reads_parameter(a: int) -> None:
     """Say something."""
-    a  # noqa: B018
+    a  # noqa: B018 - it is what speaks.
 
 
 async def assigns() -> None:
     """Say something."""
-    x = 1  # noqa: F841
+    x = 1  # noqa: F841 - it is what speaks.
 
 
 def decorate(function):
