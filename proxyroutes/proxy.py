@@ -23,7 +23,7 @@ from proxyroutes._build.compile import Compiled, compile_specs
 from proxyroutes._build.defaults import Defaults
 from proxyroutes._build.imperative import UrlPools, forward, imperative_plan, imperative_view
 from proxyroutes._build.lifespan import Lifespan
-from proxyroutes._build.overrides import FieldValues, edit_head
+from proxyroutes._build.overrides import FieldValues, Overrides
 from proxyroutes._build.readiness import HealthMonitor
 from proxyroutes._build.router import make_router
 from proxyroutes._build.stubs import forwarded_request
@@ -422,12 +422,14 @@ class Proxy(RouteGroup):
             request,
             pool,
             base_path=base_path,
-            path=path,
-            method=method,
-            headers=headers,
-            extra_headers=extra_headers,
-            body=body,
-            forward_query=forward_query,
+            overrides=Overrides(
+                path=path,
+                method=method,
+                headers=headers,
+                extra_headers=extra_headers,
+                body=body,
+                forward_query=forward_query,
+            ),
             timeouts=timeouts,
         )
 
@@ -476,15 +478,12 @@ class Proxy(RouteGroup):
             upstream, lambda: imperative_view(self._imperative, websocket.scope)
         )
 
+        overrides = Overrides(
+            path=path, headers=headers, extra_headers=extra_headers, forward_query=forward_query
+        )
+
         def edit(head: ForwardedHead) -> None:
-            edit_head(
-                head,
-                base_path=base_path,
-                path=path,
-                headers=headers,
-                extra_headers=extra_headers,
-                forward_query=forward_query,
-            )
+            overrides.write(head, base_path)
 
         await relay(
             self._imperative_session, websocket, pool, subprotocols=subprotocols, edit=edit

@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect, HTTPConnection
 from typing_extensions import override
 
 from proxyroutes._build.calls import CALL, Call
-from proxyroutes._build.overrides import FieldValues, write_overrides
+from proxyroutes._build.overrides import FieldValues, Overrides
 from proxyroutes._build.responses import RelayResponse
 from proxyroutes._serve.exchange import ClientLeft
 from proxyroutes.exceptions import StubError
@@ -84,9 +84,7 @@ class Forward:
             call.asked = call.asked or upstream is None
             given = call.forwarded_head()
             head = evolve(given, fields=[*given.fields], content_length=None)
-            own = write_overrides(
-                head,
-                base_path=base_path,
+            overrides = Overrides(
                 path=path,
                 method=method,
                 headers=headers,
@@ -94,6 +92,7 @@ class Forward:
                 body=body,
                 forward_query=forward_query,
             )
+            own = overrides.write(head, base_path)
             # The inverse of the route's rewrite is no way back from another path.
             plan = call.plan if path is None else evolve(call.plan, map_location=False)
             return await call.send(head, pool, own=own, plan=plan, timeouts=timeouts)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from proxyroutes._build.defaults import Defaults
-from proxyroutes._build.overrides import FieldValues, write_overrides
+from proxyroutes._build.overrides import Overrides
 from proxyroutes._build.responses import GoneResponse, RelayResponse, answer_by_default
 from proxyroutes._build.transforms import forwarding_edits, make_hop
 from proxyroutes._serve.body import BufferedBody, IteratedBody
@@ -129,12 +128,7 @@ async def forward(
     pool: UpstreamPool,
     *,
     base_path: bytes,
-    path: str | None,
-    method: str | None,
-    headers: FieldValues | None,
-    extra_headers: FieldValues | None,
-    body: Any,
-    forward_query: bool,
+    overrides: Overrides,
     timeouts: Timeouts | None,
 ) -> Response:
     """Forward a request and give its response, body still to come; see ``Proxy.forward``."""
@@ -144,16 +138,7 @@ async def forward(
         found = Found(plan, split_path(raw_path_of(scope)), 0)
         received = read_request(scope, plan, found)
         head = make_head(scope, plan, found, received)
-        own = write_overrides(
-            head,
-            base_path=base_path,
-            path=path,
-            method=method,
-            headers=headers,
-            extra_headers=extra_headers,
-            body=body,
-            forward_query=forward_query,
-        )
+        own = overrides.write(head, base_path)
         state = pool.state()
         exchange = open_exchange(
             plan, state, head.method.decode("ascii"), request.receive, timeouts, scope

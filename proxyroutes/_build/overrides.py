@@ -7,98 +7,78 @@ from collections.abc import AsyncIterable, Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
+from attrs import define
+
 from proxyroutes._serve.guard import check_host, check_method, check_target
 from proxyroutes._serve.steps.forwarded import edit_field, refuse_edit, same_field
 from proxyroutes._state.transforms import GATEWAY_FIELDS
 from proxyroutes.exceptions import ClientRequestError
 from proxyroutes.typing import Fields, ForwardedHead
 
-__all__ = ["FieldValues", "edit_head", "write_overrides"]
+__all__ = ["FieldValues", "Overrides"]
 
 FieldValues = Mapping[str, str] | Iterable[tuple[str, str]]
 
 
-def write_overrides(
-    head: ForwardedHead,
-    *,
-    base_path: bytes,
-    path: str | None,
-    method: str | None,
-    headers: FieldValues | None,
-    extra_headers: FieldValues | None,
-    body: Any,
-    forward_query: bool,
-) -> bytes | AsyncIterable[bytes] | None:
-    """Write what the caller of ``forward`` has given, and give the content that it has given.
+@define(kw_only=True)
+class Overrides:
+    """What is written over one request, as ``Proxy.forward`` describes it; ``relay`` gives a part of it.
 
-    Raises:
-        EditError: If a part of it cannot be forwarded.
+    Attributes:
+        path: Path, and query if it has one.
+        method: Method.
+        headers: Fields instead of the client's.
+        extra_headers: Fields that replace the client's of the same names.
+        body: Content.
+        forward_query: Whether the request's query is forwarded.
     """
-    own = None if body is None else _own_content(body, head)
-    _edit(head, base_path=base_path, path=path, method=method, forward_query=forward_query)
-    _edit_fields(head, headers, extra_headers)
-    if own is None:
-        return None
-    content, media_type = own
-    if media_type is not None and not any(name == b"content-type" for name, _ in head.fields):
-        head.fields.append((b"content-type", media_type))
-    return content
 
+    path: str | None
+    method: str | None = None
+    headers: FieldValues | None
+    extra_headers: FieldValues | None
+    body: Any = None
+    forward_query: bool
 
-def edit_head(
-    head: ForwardedHead,
-    *,
-    base_path: bytes,
-    path: str | None,
-    headers: FieldValues | None,
-    extra_headers: FieldValues | None,
-    forward_query: bool,
-) -> None:
-    """Write what the caller of ``relay`` has given.
+    def write(self, head: ForwardedHead, base_path: bytes) -> bytes | AsyncIterable[bytes] | None:
+        """Write them, with the path behind the base path, and give the content if there is one among them.
 
-    Raises:
-        EditError: If a part of it cannot be forwarded.
-    """
-    _edit(head, base_path=base_path, path=path, method=None, forward_query=forward_query)
-    _edit_fields(head, headers, extra_headers)
+        Raises:
+            EditError: If a part of it cannot be forwarded.
+        """
+        own = None if self.body is None else _own_content(self.body, head)
+        self._write_target(head, base_path)
+        _edit_fields(head, self.headers, self.extra_headers)
+        if own is None:
+            return None
+        content, media_type = own
+        if media_type is not None and not any(name == b"content-type" for name, _ in head.fields):
+            head.fields.append((b"content-type", media_type))
+        return content
 
-
-def _edit(
-    head: ForwardedHead,
-    *,
-    base_path: bytes,
-    path: str | None,
-    method: str | None,
-    forward_query: bool,
-) -> None:
-    """Write the method and the target.
-
-    Raises:
-        EditError: If one of them cannot be forwarded.
-    """
-    raw_path, _, query = head.target.partition(b"?")
-    if path is not None:
-        own_path, _, own_query = path.partition("?")
-        if not own_path.startswith("/"):
-            own_path = "/" + own_path
-        raw_path = quote(own_path, safe="/%!$&'()*+,;=:@~").encode("ascii")
-        if own_query:
-            own = quote(own_query, safe="/%!$&'()*+,;=:@~?[]{}|\\^`\"<>").encode("ascii")
-            query = own + b"&" + query if query and forward_query else own
-        elif not forward_query:
+    def _write_target(self, head: ForwardedHead, base_path: bytes) -> None:
+        path, method = self.path, self.method
+        raw_path, _, query = head.target.partition(b"?")
+        if not self.forward_query:
             query = b""
-    elif not forward_query:
-        query = b""
-    try:
-        check_target(raw_path, query)
-        if method is not None:
-            check_method(method)
-            head.method = method.encode("ascii")
-    except ClientRequestError as error:
-        raise refuse_edit(
-            f"cannot be forwarded: {error.detail}: path={path!r} method={method!r}"
-        ) from error
-    head.target = base_path + raw_path + (b"?" + query if query else b"")
+        if path is not None:
+            own_path, _, own_query = path.partition("?")
+            if not own_path.startswith("/"):
+                own_path = "/" + own_path
+            raw_path = quote(own_path, safe="/%!$&'()*+,;=:@~").encode("ascii")
+            if own_query:
+                own = quote(own_query, safe="/%!$&'()*+,;=:@~?[]{}|\\^`\"<>").encode("ascii")
+                query = own + b"&" + query if query else own
+        try:
+            check_target(raw_path, query)
+            if method is not None:
+                check_method(method)
+                head.method = method.encode("ascii")
+        except ClientRequestError as error:
+            raise refuse_edit(
+                f"cannot be forwarded: {error.detail}: path={path!r} method={method!r}"
+            ) from error
+        head.target = base_path + raw_path + (b"?" + query if query else b"")
 
 
 def _pairs(values: FieldValues) -> list[tuple[str, str]]:
