@@ -7,6 +7,8 @@ import logging
 import pytest
 import uvicorn.server
 
+from proxyroutes._build import lane as lane_module
+from proxyroutes._build import router as router_module
 from proxyroutes.transports import Http1Transport, HttpxTransport
 from tests.integration.apps import echo_origin, serve_app
 from tests.integration.support import eventually, open_gateway
@@ -136,3 +138,18 @@ async def serving(caplog):
 
     assert [] == [record.getMessage() for record in errors if record.name not in allowed]
     assert [] == unhandled
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """Where requests were served past FastAPI's full path."""
+    places = []
+    for module, name in ((lane_module, "lane"), (router_module, "router")):
+        inner = module.serve_http
+
+        async def recorded(*args, inner=inner, name=name):
+            places.append(name)
+            await inner(*args)
+
+        monkeypatch.setattr(module, "serve_http", recorded)
+    return places

@@ -11,7 +11,6 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
 from proxyroutes import GatewayError, GatewayMiddleware, Proxy
-from proxyroutes._build import lane, router
 
 
 async def upstream(scope, receive, send):
@@ -47,21 +46,6 @@ def proxy():
     async def api() -> None: ...
 
     return proxy
-
-
-@pytest.fixture
-def served(monkeypatch):
-    """Where requests were served past FastAPI's full path."""
-    places = []
-    for module, name in ((lane, "lane"), (router, "router")):
-        inner = module.serve_http
-
-        async def recorded(*args, inner=inner, name=name):
-            places.append(name)
-            await inner(*args)
-
-        monkeypatch.setattr(module, "serve_http", recorded)
-    return places
 
 
 def ask(app, path="/api/x", method="GET"):

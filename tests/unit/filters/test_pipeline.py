@@ -5,6 +5,7 @@ import asyncio
 from proxyroutes.filters import StreamFacts
 from proxyroutes.filters._filter import to_filters
 from proxyroutes.filters._pipeline import Pipeline
+from tests.unit.filters.support import read_all, same
 from tests.unit.serve.scripted import Response, turns
 
 FACTS = StreamFacts(side="response", route="r", method="GET", status=200, headers={})
@@ -13,20 +14,6 @@ FACTS = StreamFacts(side="response", route="r", method="GET", status=200, header
 def make_pipeline(*items, filters=()):
     """A pipeline over these chunks; an event among them is waited for."""
     return Pipeline(Response(200, None, *items).read, (), to_filters(filters), FACTS)
-
-
-async def read_all(stream):
-    """Everything that comes out."""
-    pieces = []
-    while piece := await stream.read():
-        pieces.append(piece)
-    return pieces
-
-
-async def same(chunks):
-    """Pass everything."""
-    async for chunk in chunks:
-        yield chunk
 
 
 async def test_a_stage_that_fails_while_it_is_closed_is_logged(caplog):

@@ -14,7 +14,6 @@ from tests.unit.state.test_health import (
     B,
     Scripted,
     available,
-    clock,
     make,
     monitor,
     rounds,
@@ -22,7 +21,7 @@ from tests.unit.state.test_health import (
     transport,
 )
 
-__all__ = ["clock", "monitor", "transport"]
+__all__ = ["monitor", "transport"]
 
 
 # HTTP.

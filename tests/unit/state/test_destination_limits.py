@@ -5,17 +5,11 @@ import pytest
 from proxyroutes import Destination, HealthMonitor, Proxy, UpstreamPool
 from proxyroutes.exceptions import NoDestinationError
 from proxyroutes.policies import RoundRobin
-from proxyroutes.testing import ManualClock, ScriptedOrigin, run_gateway
+from proxyroutes.testing import ScriptedOrigin, run_gateway
 from proxyroutes.typing import ForwardedHead
 from tests.integration.support import OK, RawClient, eventually
 
 HEAD = ForwardedHead(b"GET", b"/", [], None, None)
-
-
-@pytest.fixture
-def clock():
-    """Time that stands still."""
-    return ManualClock()
 
 
 def pool_of(clock, *destinations, interval=10.0, **keywords):

@@ -8,7 +8,6 @@ from proxyroutes import Destination, HealthCheck, HealthMonitor, UpstreamPool
 from proxyroutes._state.pools import Lease
 from proxyroutes.exceptions import NoDestinationError
 from proxyroutes.policies import OutlierDetection, RoundRobin
-from proxyroutes.testing import ManualClock
 from proxyroutes.typing import ForwardedHead
 
 HEAD = ForwardedHead(b"GET", b"/", [], None, None)
@@ -40,12 +39,6 @@ class Transport:
 
     async def aclose(self):
         """Nothing to close."""
-
-
-@pytest.fixture
-def clock():
-    """Time that stands still."""
-    return ManualClock()
 
 
 def pool_of(clock, count, **keywords):

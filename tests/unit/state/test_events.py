@@ -12,7 +12,6 @@ from tests.unit.state.test_health import (
     HEAD,
     A,
     B,
-    clock,
     make,
     monitor,
     rounds,
@@ -20,7 +19,7 @@ from tests.unit.state.test_health import (
     transport,
 )
 
-__all__ = ["clock", "monitor", "transport"]
+__all__ = ["monitor", "transport"]
 
 
 def event(number):

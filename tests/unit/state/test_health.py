@@ -9,7 +9,6 @@ from attrs import field, frozen
 
 from proxyroutes import Destination, HealthCheck, HealthMonitor, Proxy, UpstreamPool
 from proxyroutes.exceptions import NoDestinationError, UpstreamConnectError
-from proxyroutes.testing import ManualClock
 from proxyroutes.typing import ForwardedHead
 
 A, B = "http://a.test", "http://b.test"
@@ -62,12 +61,6 @@ class Scripted:
 
     async def aclose(self):
         """Nothing is open."""
-
-
-@pytest.fixture
-def clock():
-    """Time that stands still."""
-    return ManualClock()
 
 
 @pytest.fixture

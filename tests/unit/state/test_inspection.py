@@ -16,14 +16,7 @@ from proxyroutes.policies import (
     SlowStart,
     WeightedRoundRobin,
 )
-from proxyroutes.testing import ManualClock
 from tests.unit.state.test_membership import A, B, C, Transport
-
-
-@pytest.fixture
-def clock():
-    """Time that stands still."""
-    return ManualClock()
 
 
 @pytest.fixture

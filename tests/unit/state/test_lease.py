@@ -6,18 +6,11 @@ import pytest
 
 from proxyroutes import HealthMonitor, UpstreamPool
 from proxyroutes.policies import LeastLatency, RoundRobin
-from proxyroutes.testing import ManualClock
 from proxyroutes.typing import ForwardedHead
 from tests.unit.state.test_membership import Transport
 
 GET = ForwardedHead(b"GET", b"/", [], None, None)
 A, B = "http://a", "http://b"
-
-
-@pytest.fixture
-def clock():
-    """Time that stands still."""
-    return ManualClock()
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import pytest
 from proxyroutes import Destination, HealthCheck, HealthMonitor, UpstreamPool
 from proxyroutes.exceptions import NoDestinationError
 from proxyroutes.policies import OutlierDetection, RoundRobin
-from proxyroutes.testing import ManualClock
 from proxyroutes.typing import ForwardedHead
 
 HEAD = ForwardedHead(b"GET", b"/", [], None, None)
@@ -47,12 +46,6 @@ class Transport:
 
     async def aclose(self):
         """Nothing to close."""
-
-
-@pytest.fixture
-def clock():
-    """Time that stands still."""
-    return ManualClock()
 
 
 @pytest.fixture

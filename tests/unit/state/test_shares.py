@@ -20,7 +20,6 @@ from proxyroutes.policies import (
     SlowStart,
     WeightedRoundRobin,
 )
-from proxyroutes.testing import ManualClock
 from proxyroutes.typing import ForwardedHead
 
 DRAWS = 8_000
@@ -39,12 +38,6 @@ class Transport:
 
     async def aclose(self):
         """Nothing to close."""
-
-
-@pytest.fixture
-def clock():
-    """Time that stands still."""
-    return ManualClock()
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from proxyroutes.exceptions import (
 )
 from proxyroutes.filters import StreamFacts
 from proxyroutes.filters._filter import to_filters
+from tests.unit.filters.support import read_all, same
 from tests.unit.serve.scripted import Response, make_exchange, turns
 
 RESPONSE = StreamFacts(side="response", route="r", method="GET", status=200, headers={})
@@ -41,20 +42,6 @@ def make_stream(*items, filters=(), facts=RESPONSE, codings=(), exchange=None, l
         facts,
         limit,
     )
-
-
-async def read_all(stream):
-    """Everything that comes out."""
-    pieces = []
-    while piece := await stream.read():
-        pieces.append(piece)
-    return pieces
-
-
-async def same(chunks):
-    """Pass everything."""
-    async for chunk in chunks:
-        yield chunk
 
 
 async def upper(chunks):
