@@ -26,11 +26,11 @@ from proxyroutes._serve.plan import Plan
 from proxyroutes._serve.steps.content import ClientChannel
 from proxyroutes._serve.steps.forwarded import ForwardedRequest, forwarded_request
 from proxyroutes._state.pools import UpstreamPool
-from proxyroutes.exceptions import GatewayError, StubError
+from proxyroutes.exceptions import ClientRequestError, GatewayError, StubError
 from proxyroutes.settings import Timeouts
 from proxyroutes.typing import Body, ForwardedHead, Message, Receive, Scope
 
-__all__ = ["CALL", "BodyTooLargeError", "Call", "FindPool", "Own", "stub_receive"]
+__all__ = ["CALL", "BodyRefusedError", "Call", "FindPool", "Own", "stub_receive"]
 
 CALL = "proxyroutes.call"
 """The key of a scope under which the running call, or the side of a session, is found."""
@@ -42,12 +42,12 @@ Own = bytes | AsyncIterable[bytes]
 """Content that the application gives."""
 
 
-class BodyTooLargeError(HTTPException):
-    """Carries a 413 through FastAPI's body reading, which would turn any other exception into a 400."""
+class BodyRefusedError(HTTPException):
+    """Carries a refusal through FastAPI's body reading, which would turn any other exception into a 400."""
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(status_code=413, detail="Content too large")
-        self.limit = limit
+    def __init__(self, refusal: ClientRequestError) -> None:
+        super().__init__(status_code=refusal.status_code, detail=refusal.title)
+        self.refusal = refusal
 
 
 class Call:
@@ -165,6 +165,8 @@ class Call:
         except BaseException as error:
             if isinstance(error, GatewayError):
                 fail(exchange, error)
+            elif isinstance(error, BodyRefusedError):
+                fail(exchange, error.refusal)
             elif isinstance(error, ClientLeft):
                 exchange.status = 499
             exchange.end()
@@ -257,7 +259,9 @@ def stub_receive(call: Call) -> Receive:
     limit = call.plan.max_body_bytes
     check_length(call.received.content_length, limit)
     if limit is not None:
-        call.recorder = BodyRecorder(call.receive, limit, BodyTooLargeError)
+        call.recorder = BodyRecorder(
+            call.receive, limit, call.plan.timeouts.idle, BodyRefusedError
+        )
         return call.recorder
     name = call.plan.name
 

@@ -16,11 +16,10 @@ from starlette.responses import Response
 from starlette.routing import Match
 from typing_extensions import override
 
-from proxyroutes._build.calls import CALL, BodyTooLargeError, Call, FindPool, stub_receive
+from proxyroutes._build.calls import CALL, BodyRefusedError, Call, FindPool, stub_receive
 from proxyroutes._build.compile import Compiled
 from proxyroutes._build.responses import GoneResponse, failure_response, has_handler
 from proxyroutes._build.stubs import wraps
-from proxyroutes._serve.body import too_large
 from proxyroutes._serve.guard import check_method, check_target, refuse
 from proxyroutes._serve.head import read_request
 from proxyroutes._serve.http import record_refusal
@@ -201,8 +200,8 @@ async def _run(
 ) -> Response:
     try:
         return await inner(request)
-    except BodyTooLargeError as error:
-        return await _answer(request.scope, call.found, too_large(error.limit), call.pool)
+    except BodyRefusedError as error:
+        return await _answer(request.scope, call.found, error.refusal, call.pool)
     except HTTPException as error:
         # What FastAPI makes of any exception that is raised while it reads a body.
         if call.misread is not None:

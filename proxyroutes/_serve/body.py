@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
+from typing import cast
 
-from proxyroutes._serve.exchange import ClientLeft, Exchange
+from proxyroutes._serve.exchange import ClientLeft, Exchange, client_stalled
 from proxyroutes._serve.guard import refuse
 from proxyroutes.exceptions import ClientRequestError, Stage, UpstreamProtocolError
 from proxyroutes.typing import Message, Receive
@@ -196,17 +197,28 @@ class BufferedBody:
 class BodyRecorder:
     """A receive channel for user code: what is read from it is kept, so that it can still be forwarded.
 
+    Args:
+        receive: The client's channel.
+        limit: Bytes that are kept.
+        idle: Seconds to wait for the next ones; None for ever.
+        refuse_with: Makes what is raised of a refusal.
+
     Attributes:
         touched: Whether something was read.
     """
 
-    __slots__ = ("_chunks", "_ended", "_limit", "_receive", "_refuse", "_size", "touched")
+    __slots__ = ("_chunks", "_ended", "_idle", "_limit", "_receive", "_refuse", "_size", "touched")
 
     def __init__(
-        self, receive: Receive, limit: int, refuse_with: Callable[[int], Exception]
+        self,
+        receive: Receive,
+        limit: int,
+        idle: float | None,
+        refuse_with: Callable[[ClientRequestError], Exception],
     ) -> None:
         self._receive = receive
         self._limit = limit
+        self._idle = idle
         self._refuse = refuse_with
         self._chunks: list[bytes] = []
         self._size = 0
@@ -217,18 +229,30 @@ class BodyRecorder:
         """The next message, kept.
 
         Raises:
-            Exception: What ``refuse_with`` makes, at the first byte over the limit.
+            Exception: What ``refuse_with`` makes, at the first byte over the limit, or when none has come for long.
         """
-        message = await self._receive()
+        message = await self._next()
         if message["type"] == "http.request":
             self.touched = True
             chunk: bytes = message.get("body", b"")
             self._size += len(chunk)
             if self._size > self._limit:
-                raise self._refuse(self._limit)
+                raise self._refuse(too_large(self._limit))
             self._chunks.append(chunk)
             self._ended = not message.get("more_body", False)
         return message
+
+    async def _next(self) -> Message:
+        if self._ended:
+            # Whoever reads on waits for the client to leave, which is no stall.
+            return await self._receive()
+        try:
+            async with asyncio.timeout(self._idle) as waiting:
+                return await self._receive()
+        except TimeoutError:
+            if not waiting.expired():
+                raise
+            raise self._refuse(client_stalled(cast("float", self._idle))) from None
 
     async def content(self) -> bytes:
         """All of the content, whoever read it.

@@ -27,13 +27,23 @@ from proxyroutes.exceptions import (
 from proxyroutes.settings import Timeouts
 from proxyroutes.typing import Attempt, ExchangeRecord, Receive
 
-__all__ = ["ClientLeft", "Exchange", "Held", "Observer"]
+__all__ = ["ClientLeft", "Exchange", "Held", "Observer", "client_stalled"]
 
 _logger = logging.getLogger("proxyroutes.serve")
 
 
 class ClientLeft(Exception):  # noqa: N818 - it is not an error (CONFORMANCE R-31).
     """The client has left: nothing is sent to it, and it counts against nobody."""
+
+
+def client_stalled(seconds: float) -> ClientRequestError:
+    """The refusal of a content that does not come (RFC 9110 §15.5.9)."""
+    return ClientRequestError(
+        f"the client sent nothing for {seconds} s",
+        status_code=408,
+        title="Request timeout",
+        stage=Stage.REQUEST_BODY,
+    )
 
 
 class Listener(Protocol):
@@ -248,14 +258,7 @@ class Exchange(ExchangeRecord):
     def _time_out(self, attempt: Attempt | None, name: str, limit: float) -> None:
         stage = Stage.SELECT if attempt is None else attempt.stage
         if self.client_stalls and stage is Stage.REQUEST_BODY:
-            self.interrupt(
-                ClientRequestError(
-                    f"the client sent nothing for {limit} s",
-                    status_code=408,
-                    title="Request timeout",
-                    stage=stage,
-                )
-            )
+            self.interrupt(client_stalled(limit))
             return
         side = Side.CLIENT if self.client_stalls else Side.UPSTREAM
         sent = attempt is not None and attempt.sent

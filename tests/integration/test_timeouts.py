@@ -3,11 +3,19 @@
 import asyncio
 
 import pytest
+from fastapi import FastAPI, Request, Response
 
+from proxyroutes import Forward, Proxy
 from proxyroutes.exceptions import Side, Stage
 from proxyroutes.settings import Timeouts
-from proxyroutes.testing import Close, ReadHead, ScriptedOrigin
-from tests.integration.support import OK, eventually, make_request, silent_destination
+from proxyroutes.testing import Close, ReadHead, ScriptedOrigin, run_gateway
+from tests.integration.support import (
+    OK,
+    RawClient,
+    eventually,
+    make_request,
+    silent_destination,
+)
 
 SHORT = 0.1
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello"
@@ -87,6 +95,37 @@ async def test_a_client_that_stalls_its_upload_is_answered_408(serve, http, lane
         assert 408 == reply.status
         assert (408, Stage.REQUEST_BODY, Side.CLIENT) == facts(record)
         assert bytes(origin.requests[0]).endswith(b"hello")
+
+
+@pytest.mark.requirement("R-12")
+@pytest.mark.parametrize("kind", ["model", "read", "forward"])
+async def test_a_client_that_stalls_a_content_that_is_kept_is_answered_408(kind):
+    """Whoever reads it: FastAPI, the stub, or the gateway for its first attempt."""
+    records = []
+    proxy = Proxy(timeouts=Timeouts(idle=SHORT), on_exchange=records.append)
+
+    async def model(item: dict[str, int]) -> None: ...
+
+    async def read(request: Request) -> None:
+        await request.body()
+
+    async def wraps(forward: Forward) -> Response:
+        return await forward()
+
+    stub = {"model": model, "read": read, "forward": wraps}[kind]
+    async with ScriptedOrigin([OK]) as origin:
+        proxy.post("/", upstream=origin.url, max_body_bytes=1000)(stub)
+        app = FastAPI()
+        app.include_router(proxy.build_router())
+        async with run_gateway(app) as running:
+            client = await RawClient.connect(running.port)
+            lines = ("Content-Type: application/json", "Content-Length: 10")
+            reply = await client.ask(make_request("/", *lines, method="POST", body='{"a"'))
+            await client.close()
+            await eventually(lambda: records)
+
+    assert (408, 408, 0) == (reply.status, records[0].status, origin.connections)
+    assert Side.CLIENT is records[0].error.side
 
 
 @pytest.mark.requirement("R-12")

@@ -260,10 +260,10 @@ async def test_an_empty_buffered_body_has_a_length():
     assert ([], 0) == (await read_all(body), body.content_length)
 
 
-def recorder(*messages, limit=10):
+def recorder(*messages, limit=10, idle=None):
     """A recorder over a server that gives these messages."""
     return BodyRecorder(
-        Server(*messages).receive, limit, lambda limit: ValueError(f"over {limit}")
+        Server(*messages).receive, limit, idle, lambda refusal: ValueError(refusal.detail)
     )
 
 
@@ -295,7 +295,7 @@ async def test_a_recorder_refuses_more_than_its_limit():
     record = recorder(piece(b"12345"), piece(b"123456"))
     await record()
 
-    with pytest.raises(ValueError, match="over 10"):
+    with pytest.raises(ValueError, match="larger than 10 bytes"):
         await record()
 
 
