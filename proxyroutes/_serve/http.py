@@ -6,7 +6,8 @@ pieces for where some does.
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Coroutine
+from typing import Any, cast
 
 from proxyroutes._serve.body import BufferedBody, ReceivedBody, check_length
 from proxyroutes._serve.exchange import ClientLeft, Exchange
@@ -17,9 +18,9 @@ from proxyroutes._serve.match import Found
 from proxyroutes._serve.plan import Plan
 from proxyroutes._serve.relay import Answer
 from proxyroutes._serve.steps.answering import answer_failure
+from proxyroutes._serve.steps.asking import ask_in_steps
 from proxyroutes._serve.steps.further import Further, attempts_by_rules, end_attempt
-from proxyroutes._serve.steps.messages import begin, outgoing
-from proxyroutes._serve.steps.protocols import Split, Steps
+from proxyroutes._serve.steps.protocols import Split
 from proxyroutes._serve.steps.replay import ReplayedBody, begin_again, replayed
 from proxyroutes._state.budgets import TRUST
 from proxyroutes._state.pools import PoolState
@@ -173,7 +174,7 @@ async def read_body(
     )
 
 
-async def ask(
+def ask(
     exchange: Exchange,
     plan: Plan,
     found: Found | None,
@@ -181,8 +182,10 @@ async def ask(
     head: ForwardedHead,
     body: Body | None,
     timeouts: Timeouts,
-) -> Answer:
+) -> Coroutine[Any, Any, Answer]:
     """Forward a request and give its response, ready to be relayed: every way of a request comes through here.
+
+    No coroutine of its own: on the plain way one more for each waiting request is what the garbage collector notices.
 
     Args:
         exchange: Its record.
@@ -197,26 +200,9 @@ async def ask(
         GatewayError: If there is no response.
         ClientLeft: If the client left.
     """
-    steps, shadow = plan.steps, None
-    if steps is not None:
-        for admission in steps.admissions:
-            await admission(exchange, plan, found, head)
-        if steps.mirror is not None:
-            shadow = steps.mirror.copy(exchange, plan, head, body)
-            body = body if shadow is None else shadow.body
-    if steps is not None or state.transforms is not None:
-        try:
-            head, body = outgoing(exchange, plan, state, head, body)
-        except BaseException:
-            if shadow is not None:
-                shadow.give_up()
-            raise
-    asking = attempts(exchange, state, head, body, timeouts, steps)
-    answer = await (asking if shadow is None else shadow.follow(asking))
-    answer.prepare(plan, found)
-    if answer.filtered is not None:
-        await begin(answer)
-    return answer
+    if plan.steps is None and state.transforms is None and state.rules is None:
+        return attempts(exchange, state, head, body, timeouts, plan=plan, found=found)
+    return ask_in_steps(exchange, plan, found, state, head, body, timeouts)
 
 
 async def attempts(
@@ -225,18 +211,29 @@ async def attempts(
     head: ForwardedHead,
     body: Body | None,
     timeouts: Timeouts,
-    steps: Steps | None = None,
+    *,
+    plan: Plan | None = None,
+    found: Found | None = None,
 ) -> Answer:
     """Ask one destination, and others where that has failed and another attempt does no harm.
 
     What makes it more than one attempt is in ``steps.further``.
 
+    Args:
+        exchange: Its record.
+        state: The pool that is asked.
+        head: What is sent.
+        body: Its content, or None.
+        timeouts: The time-outs that hold.
+        plan: Whose answer is prepared at once, for a plain way; None leaves that to the caller.
+        found: The match that it is prepared with.
+
     Raises:
         GatewayError: The failure of the last attempt.
         ClientLeft: If the client left.
     """
-    if steps is not None or state.rules is not None:
-        return await attempts_by_rules(exchange, state, head, body, timeouts, steps)
+    if state.rules is not None:
+        return await attempts_by_rules(exchange, state, head, body, timeouts, None)
     retry = state.retry
     kept: Body | ReplayedBody | None = body
     if body is not None and retry is not None:
@@ -257,6 +254,12 @@ async def attempts(
         destination.trust = TRUST
         if retry is None or outcome.status not in retry.statuses:
             exchange.connected = attempt.connected_at
-            return Answer(exchange, outcome, lease)
+            answer = Answer(exchange, outcome, lease)
+            if plan is not None:
+                answer.prepare(plan, found)
+            return answer
     further = Further(exchange, state, head, kept, timeouts, retry)
-    return await further.run(lease, attempt, outcome)
+    answer = await further.run(lease, attempt, outcome)
+    if plan is not None:
+        answer.prepare(plan, found)
+    return answer

@@ -8,7 +8,7 @@ import pytest
 from fastapi import FastAPI
 
 from proxyroutes import BuildError, ForwardedRequest, HealthMonitor, Proxy, UpstreamPool
-from proxyroutes._serve import http
+from proxyroutes._serve.steps import asking
 from proxyroutes.policies import Mirror
 from proxyroutes.settings import HeaderRules, Timeouts
 from proxyroutes.testing import ScriptedOrigin, run_gateway
@@ -478,7 +478,7 @@ async def test_a_request_that_fails_before_it_is_sent_gives_its_copy_up(monkeypa
     ):
         asked = ("/", "Content-Length: 2")
         with monkeypatch.context() as patched:
-            patched.setattr(http, "outgoing", fail)
+            patched.setattr(asking, "outgoing", fail)
             failed = await gateway.ask(*asked, method="POST", body="hi")
         await gateway.settled(sent=0, dropped=1)
         reply = await gateway.ask(*asked, method="POST", body="hi")
