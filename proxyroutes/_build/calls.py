@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, Awaitable, Callable
 from typing import Any, cast
-from weakref import WeakSet
+from weakref import ref
 
 from starlette.exceptions import HTTPException
 
@@ -92,11 +92,11 @@ class Call:
         self.asked = False
         self.ended = False
         self._head: ForwardedHead | None = None
-        self._reading = asyncio.Lock()
+        self._reading: asyncio.Lock | None = None
         self._streamed: ReceivedBody | None = None
         self._is_empty = False
         self._running: set[Exchange] = set()
-        self._responses: WeakSet[RelayResponse] = WeakSet()
+        self._responses: list[ref[RelayResponse]] = []
 
     def forwarded_head(self) -> ForwardedHead:
         """The head that is forwarded; made once, so that edits stay."""
@@ -180,7 +180,7 @@ class Call:
             found=self.found,
             pool=pool,
         )
-        self._responses.add(response)
+        self._responses.append(ref(response))
         return response
 
     async def _body(self, exchange: Exchange) -> Body | None:
@@ -200,6 +200,8 @@ class Call:
         return await self._buffered(exchange, recorder)
 
     async def _buffered(self, exchange: Exchange, recorder: BodyRecorder) -> Body | None:
+        # Asked for by few: most requests are not read by two at once.
+        self._reading = self._reading or asyncio.Lock()
         async with self._reading:
             content = await recorder.content()
         exchange.request_bytes = len(content)
@@ -245,8 +247,10 @@ class Call:
     def end(self) -> None:
         """Let go of what the stub has asked for and not returned; the request is over."""
         self.ended = True
-        for response in list(self._responses):
-            response.close()
+        for known in self._responses:
+            response = known()
+            if response is not None:
+                response.close()
         for exchange in list(self._running):
             exchange.interrupt(ClientLeft())
 

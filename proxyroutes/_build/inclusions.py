@@ -5,11 +5,12 @@ Used by the router, which is asked by FastAPI, and by the lane, which is asked b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from proxyroutes._build.proof import prove
+from proxyroutes._build.dependencies import Dependencies
+from proxyroutes._build.proof import is_silent, plans_of, prove
 from proxyroutes._declare.templates import Segment, parse_template
 from proxyroutes._serve.match import (
     Found,
@@ -32,9 +33,19 @@ class Inclusion:
         included: FastAPI's record of it; kept, so that its identity cannot pass to another one.
         version: Number of the router's routes.
         proof: The plans that may be served the short way; see ``proof``.
+        contexts: FastAPI's effective contexts of the plans that are found by the index.
+        dependencies: The dependencies of those whose stub is silent, where all of them are known.
     """
 
-    __slots__ = ("_index", "_segments", "included", "proof", "version")
+    __slots__ = (
+        "_index",
+        "_segments",
+        "contexts",
+        "dependencies",
+        "included",
+        "proof",
+        "version",
+    )
 
     def __init__(
         self, included: Any, version: int, prefix: str, index: RouteIndex, *, known: bool
@@ -42,8 +53,11 @@ class Inclusion:
         self.included = included
         self.version = version
         self.proof: frozenset[Plan] = frozenset()
+        self.contexts: Mapping[Plan, Any] = {}
         if known:
-            self.proof = prove(included.effective_route_contexts())
+            contexts = list(included.effective_route_contexts())
+            self.proof = prove(contexts)
+            self.contexts = plans_of(contexts)
         self._index = index
         self._segments: Sequence[Segment] = ()
         if prefix:
@@ -51,7 +65,8 @@ class Inclusion:
                 self._segments = parse_template(prefix).segments
             except PathTemplateError:
                 # A prefix that only Starlette's expressions can match.
-                self.proof = frozenset()
+                self.proof, self.contexts = frozenset(), {}
+        self.dependencies = _read_dependencies(self.contexts)
 
     def locate(self, scope: Scope) -> Found | None:
         """Match a request."""
@@ -67,6 +82,22 @@ class Inclusion:
                 return None
             start += len(segments)
         return self._index.match(parts, start, scope["method"], scope)
+
+    def parameters(self, found: Found) -> dict[str, object]:
+        """What the prefix captured of a path that it fits."""
+        segments = self._segments
+        if not segments:
+            return {}
+        return match_prefix(found.parts, found.start - len(segments), segments) or {}
+
+
+def _read_dependencies(contexts: Mapping[Plan, Any]) -> Mapping[Plan, Dependencies]:
+    read = {
+        plan: Dependencies.read(context)
+        for plan, context in contexts.items()
+        if is_silent(plan, context)
+    }
+    return {plan: known for plan, known in read.items() if known is not None}
 
 
 def match_prefix(

@@ -11,11 +11,19 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from proxyroutes._build.responses import is_ours
+from proxyroutes._build.stubs import wraps
 from proxyroutes._serve.plan import Plan
 from proxyroutes.exceptions import ProxyRoutesError
 from proxyroutes.typing import Scope
 
-__all__ = ["asks_for_pool", "exception_handlers", "handles_failures", "prove"]
+__all__ = [
+    "asks_for_pool",
+    "exception_handlers",
+    "handles_failures",
+    "is_silent",
+    "plans_of",
+    "prove",
+]
 
 _PARAMETERS = ("path_params", "query_params", "header_params", "cookie_params", "body_params")
 _PLACES = ("background_tasks_param_name", "security_scopes_param_name")
@@ -26,9 +34,33 @@ def prove(contexts: Iterable[Any]) -> frozenset[Plan]:
     return frozenset(context.original_route.plan for context in contexts if _is_bare(context))
 
 
-def _is_bare(context: Any) -> bool:
+def plans_of(contexts: Iterable[Any]) -> dict[Plan, Any]:
+    """The effective contexts of the plans among them; each is one route's, with every dependency in front of it."""
+    found = ((_plan_of(context), context) for context in contexts)
+    return {plan: context for plan, context in found if plan is not None}
+
+
+def is_silent(plan: Plan, context: Any) -> bool:
+    """Whether FastAPI's path does nothing for a route but to run dependencies, before it is forwarded.
+
+    What they are is not looked at here; see ``dependencies``.
+    """
+    if plan.speaks or plan.max_body_bytes is not None or wraps(context.original_route.endpoint):
+        return False
+    return (
+        getattr(context, "body_field", None) is None
+        and getattr(context, "max_body_size", None) is None
+    )
+
+
+def _plan_of(context: Any) -> Plan | None:
     plan = getattr(getattr(context, "original_route", None), "plan", None)
-    if not isinstance(plan, Plan) or not plan.plain or asks_for_pool(plan):
+    return plan if isinstance(plan, Plan) else None
+
+
+def _is_bare(context: Any) -> bool:
+    plan = _plan_of(context)
+    if plan is None or not plan.plain or asks_for_pool(plan):
         return False
     dependant = getattr(context, "dependant", None)
     if dependant is None or getattr(dependant, "dependencies", None) != []:

@@ -28,6 +28,7 @@ from proxyroutes._declare.templates import Template, parse_template
 from proxyroutes._serve.http import serve_http
 from proxyroutes._serve.match import (
     Found,
+    path_parameters,
     raw_path_of,
     route_start,
     split_path,
@@ -45,8 +46,8 @@ __all__ = ["GatewayRouter", "make_router"]
 
 _MAX_INCLUSIONS = 64
 _FOUND = "proxyroutes.found"
-_SHORT = "proxyroutes.short"
-_NOT_SHORT: tuple[Any, str, Found | None] = (None, "", None)
+_LOOKED = "proxyroutes.looked"
+_NOT_LOOKED: tuple[Any, str, tuple[Inclusion, Found] | None] = (None, "", None)
 
 
 @define(eq=False)
@@ -102,19 +103,19 @@ class GatewayRouter(APIRouter):
         self._inclusions[id(included)] = inclusion
         return inclusion
 
-    def _short_way(self, scope: Scope) -> Found | None:
-        """What is served the short way, or None for FastAPI's full path."""
+    def _look(self, scope: Scope) -> tuple[Inclusion, Found] | None:
+        """One look into the index for what an inclusion of this router serves; None where FastAPI has to match."""
         included = scope["fastapi"].get("included_router") if "fastapi" in scope else None
         if included is None or included.original_router is not self or scope["type"] != "http":
             return None
         inclusion = self.inclusion(included)
         # A span of the application's telemetry names its route, which only the full path knows.
-        if not inclusion.proof or scope.get("fastapi.telemetry") is not None:
+        if not inclusion.contexts or scope.get("fastapi.telemetry") is not None:
             return None
         found = inclusion.locate(scope)
-        if found is None or not found.full or found.plan not in inclusion.proof:
+        if found is None or not found.full or found.plan not in inclusion.contexts:
             return None
-        return None if self._handles_failures(scope) else found
+        return inclusion, found
 
     def _handles_failures(self, scope: Scope) -> bool:
         handlers = exception_handlers(scope)
@@ -131,32 +132,68 @@ class GatewayRouter(APIRouter):
         """Match an included router as a whole, by one look into the index."""
         if scope["type"] == "websocket" and self._sessions.conditional:
             self._choose_sessions(scope)
-        found = self._short_way(scope)
-        if found is None:
+        looked = self._look(scope)
+        if looked is None:
             return super().matches(scope)
-        scope[_SHORT] = (scope["fastapi"]["included_router"], scope.get("root_path", ""), found)
+        scope[_LOOKED] = (scope["fastapi"]["included_router"], scope.get("root_path", ""), looked)
         return Match.FULL, {}
 
     @override
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve what is proven the short way, everything else through FastAPI."""
-        included, root_path, found = scope.pop(_SHORT, _NOT_SHORT)
+        included, root_path, looked = scope.pop(_LOOKED, _NOT_LOOKED)
         if (
-            found is None
+            looked is None
             or scope["fastapi"].get("included_router") is not included
             or scope.get("root_path", "") != root_path
         ):
             # `matches` has not just come to it.
-            found = self._short_way(scope)
-        if found is None:
+            looked = self._look(scope)
+        if looked is None:
             if scope["type"] == "websocket" and await refuse_session(scope, send):
                 return
             await super().handle(scope, receive, send)
             return
+        inclusion, found = looked
         plan = found.plan
         scope["route"] = route = self._by_plan[plan]
         scope["endpoint"] = route.endpoint
-        await serve_http(plan, found, scope, receive, send)
+        if plan in inclusion.proof and not self._handles_failures(scope):
+            await serve_http(plan, found, scope, receive, send)
+            return
+        await self._serve_guarded(inclusion, found, route, scope, receive, send)
+
+    async def _serve_guarded(
+        self,
+        inclusion: Inclusion,
+        found: Found,
+        route: ProxyRoute,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Serve what was found, with all that stands in front of it in this inclusion."""
+        captured = inclusion.parameters(found)
+        scope["path_params"] = {
+            **scope.get("path_params", {}),
+            **captured,
+            **path_parameters(found),
+        }
+        dependencies = inclusion.dependencies.get(found.plan)
+        if (
+            dependencies is not None
+            and not dependencies.overridden
+            # Without them, nobody behind this route makes an answer of what a dependency raises.
+            and exception_handlers(scope) is not None
+        ):
+            await route.serve(dependencies, found, scope, receive, send)
+            return
+        # The full path from here on; only what it would match is known already.
+        scope[_FOUND] = _Located(
+            inclusion.included, self, scope.get("root_path", ""), found, captured, malformed=False
+        )
+        scope["fastapi"]["effective_route_context"] = inclusion.contexts[found.plan]
+        await route.handle(scope, receive, send)
 
     def _choose_sessions(self, scope: Scope) -> None:
         included = scope["fastapi"].get("included_router") if "fastapi" in scope else None

@@ -6,7 +6,7 @@ inclusion's dependencies. Nothing here shortens that path.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Protocol, cast
 
 from fastapi.routing import APIRoute
@@ -18,8 +18,9 @@ from typing_extensions import override
 
 from proxyroutes._build.calls import CALL, BodyRefusedError, Call, FindPool, stub_receive
 from proxyroutes._build.compile import Compiled
+from proxyroutes._build.dependencies import Dependencies
 from proxyroutes._build.responses import GoneResponse, failure_response, has_handler
-from proxyroutes._build.stubs import wraps
+from proxyroutes._build.stubs import add_fields, wraps
 from proxyroutes._serve.guard import check_method, check_target, refuse
 from proxyroutes._serve.head import read_request
 from proxyroutes._serve.http import record_refusal
@@ -83,6 +84,7 @@ class ProxyRoute(APIRoute):
     ) -> None:
         self.plan = plan
         self.owner = owner
+        self._wraps = wraps(endpoint)
         super().__init__(path, endpoint, **options)
 
     @override
@@ -157,7 +159,7 @@ class ProxyRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Put the guard in front of everything that user code does."""
         inner = super().get_route_handler()
-        plan, owner, endpoint = self.plan, self.owner, self.endpoint
+        owner = self.owner
 
         async def handler(request: Request) -> Response:
             scope = request.scope
@@ -165,25 +167,66 @@ class ProxyRoute(APIRoute):
             if method is not None:
                 scope["method"] = method
             found = cast("Found", owner.locate(scope).found)
-            try:
-                received = read_request(scope, plan, found)
-                call = Call(
-                    plan,
-                    found,
-                    scope,
-                    received,
-                    request.receive,
-                    wraps=wraps(endpoint),
-                    find_pool=owner.find_pool,
-                )
-                scope[CALL] = call
-                # Dependencies read too, those of an inclusion as well, of which this route knows nothing.
-                request = Request(scope, stub_receive(call), getattr(request, "_send"))  # noqa: B009 - private to Starlette.
-            except GatewayError as error:
-                return await _answer(scope, found, error)
-            return await _run(inner, request, call)
+            send = getattr(request, "_send")  # noqa: B009 - private to Starlette.
+            return await self._respond(inner, found, scope, request.receive, send)
 
         return handler
+
+    async def _respond(
+        self,
+        inner: Callable[[Request], Awaitable[Response]],
+        found: Found,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> Response:
+        """Guard a request, and have it answered by what reads it further."""
+        plan = self.plan
+        try:
+            received = read_request(scope, plan, found)
+            call = Call(
+                plan,
+                found,
+                scope,
+                received,
+                receive,
+                wraps=self._wraps,
+                find_pool=self.owner.find_pool,
+            )
+            scope[CALL] = call
+            # Dependencies read too, those of an inclusion as well, of which this route knows nothing.
+            request = Request(scope, stub_receive(call), send)
+        except GatewayError as error:
+            return await _answer(scope, found, error)
+        return await _run(inner, request, call)
+
+    async def serve(
+        self,
+        dependencies: Dependencies,
+        found: Found,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Serve a silent stub: run its dependencies, then forward."""
+
+        async def inner(request: Request) -> Response:
+            solved = await dependencies.solve(request)
+            response = await scope[CALL].forward()
+            add_fields(response, solved.response)
+            response.background = solved.background
+            return response  # type: ignore[no-any-return]  # It is the call's.
+
+        try:
+            response = await self._respond(inner, found, scope, receive, send)
+            await response(scope, receive, send)
+        except ClientDisconnect:
+            if not isinstance(scope.get(CALL), Call):
+                raise
+        finally:
+            call = scope.get(CALL)
+            if isinstance(call, Call):
+                call.end()
 
 
 def _refuse_target(scope: Scope) -> GatewayError | None:
@@ -196,7 +239,7 @@ def _refuse_target(scope: Scope) -> GatewayError | None:
 
 
 async def _run(
-    inner: Callable[[Request], Coroutine[Any, Any, Response]], request: Request, call: Call
+    inner: Callable[[Request], Awaitable[Response]], request: Request, call: Call
 ) -> Response:
     try:
         return await inner(request)

@@ -1,0 +1,285 @@
+"""The dependencies of a silent stub, run from what FastAPI has read of them.
+
+FastAPI reads every signature once, and then asks each dependency at every request anew whether it is a generator, a
+coroutine, limited, overridden. Where none of that can be, the same calls are made here in the same order, with the same
+arguments: nothing is left out (DESIGN §3). Only a tree whose every part is known is taken; of any other, ``read`` gives
+None, and FastAPI runs it. What fails is raised, and answered by the application's handlers as ever.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
+
+from attrs import define, field, frozen
+from fastapi import BackgroundTasks, Response, routing
+from fastapi.dependencies import utils
+from fastapi.exceptions import RequestValidationError
+from starlette.requests import Request
+
+__all__ = ["Dependencies", "Solved"]
+
+_PLACES = {
+    "path_params": "path_params",
+    "query_params": "query_params",
+    "header_params": "headers",
+    "cookie_params": "cookies",
+}
+"""Lists of a dependant's parameters, in the order in which FastAPI reads them, and where a request has their values."""
+
+_KNOWN = frozenset(
+    {
+        "name",
+        "call",
+        "path",
+        "use_cache",
+        "dependencies",
+        "request_param_name",
+        "http_connection_param_name",
+        "background_tasks_param_name",
+        "response_param_name",
+        *_PLACES,
+    }
+)
+"""What may be said of a dependant; anything else has to be what it is in one that says nothing."""
+
+
+@frozen(eq=False)
+class _Step:
+    """One dependency, or the stub itself.
+
+    Attributes:
+        call: What is called.
+        name: The parameter of the caller that gets its value, or None.
+        may_repeat: Whether the same call stands in the tree more than once.
+        uses_cache: Whether a value that is there already is taken.
+        steps: What it depends on itself.
+        fields: Its parameters, and the attribute of the request that has their values.
+        requests: Names of parameters that get the request.
+        background: Name of the parameter that gets the background tasks, or None.
+        response: Name of the parameter that gets the response, or None.
+    """
+
+    call: Callable[..., Any]
+    name: str | None
+    may_repeat: bool
+    uses_cache: bool
+    steps: tuple[_Step, ...]
+    fields: tuple[tuple[list[Any], str], ...]
+    requests: tuple[str, ...] = ()
+    background: str | None = None
+    response: str | None = None
+
+
+@define(eq=False)
+class Solved:
+    """What came of the dependencies of one request.
+
+    Attributes:
+        request: The request.
+        errors: What is wrong with parameters.
+        background: Tasks that were added, or None.
+        response: The response that was edited, or None.
+    """
+
+    request: Request
+    errors: list[Any] = field(factory=list)
+    background: BackgroundTasks | None = None
+    response: Response | None = None
+    values: dict[Any, Any] = field(factory=dict)
+
+
+class Dependencies:
+    """The dependencies of one route in one inclusion.
+
+    Args:
+        root: The stub.
+        provider: Has the overrides of the application, or None.
+    """
+
+    def __init__(self, root: _Step, provider: Any) -> None:
+        self._root = root
+        self._provider = provider
+
+    @classmethod
+    def read(cls, context: Any) -> Dependencies | None:
+        """Read those of a route's effective context; None where FastAPI has to run them."""
+        dependant = getattr(context, "dependant", None)
+        provider = getattr(context, "dependency_overrides_provider", None)
+        if dependant is None or not _is_solved_by_fastapi():
+            return None
+        try:
+            calls = [each.call for each in _all_of(dependant)]
+            root = _read_stub(dependant, {call for call in calls if calls.count(call) > 1})
+        except (_UnknownError, TypeError):
+            # The second is of a call that cannot be hashed.
+            return None
+        return cls(root, provider)
+
+    @property
+    def overridden(self) -> bool:
+        """Whether the application puts others in their place, as tests do."""
+        return bool(getattr(self._provider, "dependency_overrides", None))
+
+    async def solve(self, request: Request) -> Solved:
+        """Run them.
+
+        Raises:
+            RequestValidationError: If a parameter is not what it has to be.
+        """
+        solved = Solved(request)
+        await _solve(self._root, solved)
+        if solved.errors:
+            raise RequestValidationError(solved.errors)
+        return solved
+
+
+class _UnknownError(Exception):
+    """A dependant is not of the kind that is known here."""
+
+
+def _is_solved_by_fastapi() -> bool:
+    """Whether nothing stands in place of what is done here by other means, as some instrumentations do."""
+    solve = getattr(utils, "solve_dependencies", None)
+    return (
+        getattr(solve, "__module__", None) == utils.__name__
+        and getattr(routing, "solve_dependencies", None) is solve
+        and hasattr(utils, "request_params_to_args")
+    )
+
+
+def _all_of(dependant: Any) -> Iterator[Any]:
+    for inner in dependant.dependencies:
+        yield from _all_of(inner)
+        yield inner
+
+
+def _read_stub(dependant: Any, repeated: set[Any]) -> _Step:
+    """What FastAPI does before it calls a stub: the stub itself has nothing to say, but its parameters are checked."""
+    # Of endpoints FastAPI notes a scope of its own.
+    if not _is_known(dependant, besides="scope"):
+        raise _UnknownError
+    steps = tuple(_read(inner, repeated) for inner in dependant.dependencies)
+    return _Step(
+        dependant.call,
+        name=None,
+        may_repeat=False,
+        uses_cache=False,
+        steps=steps,
+        fields=_fields_of(dependant),
+    )
+
+
+def _read(dependant: Any, repeated: set[Any]) -> _Step:
+    if not _is_known(dependant) or not _is_coroutine_function(dependant.call):
+        raise _UnknownError
+    requests = (dependant.request_param_name, dependant.http_connection_param_name)
+    return _Step(
+        dependant.call,
+        name=dependant.name,
+        may_repeat=dependant.call in repeated,
+        uses_cache=dependant.use_cache,
+        steps=tuple(_read(inner, repeated) for inner in dependant.dependencies),
+        fields=_fields_of(dependant),
+        requests=tuple(name for name in requests if name is not None),
+        background=dependant.background_tasks_param_name,
+        response=dependant.response_param_name,
+    )
+
+
+def _fields_of(dependant: Any) -> tuple[tuple[list[Any], str], ...]:
+    places = ((getattr(dependant, name), place) for name, place in _PLACES.items())
+    return tuple((fields, place) for fields, place in places if fields)
+
+
+@functools.cache
+def _defaults(kind: type) -> Mapping[str, Any]:
+    """What the attributes of a dependant are that nothing is said of, without those that are known."""
+    silent = kind()
+    return {
+        each.name: getattr(silent, each.name)
+        for each in dataclasses.fields(kind)
+        if each.name not in _KNOWN
+    }
+
+
+def _is_known(dependant: Any, *, besides: str | None = None) -> bool:
+    kind = type(dependant)
+    if not dataclasses.is_dataclass(kind) or not all(hasattr(dependant, name) for name in _KNOWN):
+        return False
+    # A later release may say something new by an attribute that is not known here.
+    return all(
+        # A list without entries, as a security scheme has one of scopes, says nothing either.
+        (getattr(dependant, name) or None) == (value or None)
+        for name, value in _defaults(kind).items()
+        if name != besides
+    )
+
+
+def _is_coroutine_function(call: Any) -> bool:
+    """Whether FastAPI awaits it; said only of functions and methods that nothing is wrapped around."""
+    if not inspect.isroutine(call):
+        if inspect.isclass(call) or isinstance(call, functools.partial):
+            return False
+        if hasattr(call, "__wrapped__"):
+            return False
+        call = getattr(type(call), "__call__", None)  # noqa: B004 - not whether, but what is called.
+    return (
+        inspect.isfunction(getattr(call, "__func__", call))
+        and inspect.iscoroutinefunction(call)
+        and not hasattr(call, "__wrapped__")
+    )
+
+
+async def _solve(step: _Step, solved: Solved) -> dict[str, Any] | None:
+    """The arguments of a step, or None where something is wrong with them."""
+    arguments: dict[str, Any] = {}
+    wrong = False
+    for inner in step.steps:
+        given = await _solve(inner, solved) if inner.steps else _read_request(inner, solved, {})
+        if given is None:
+            wrong = True
+            continue
+        if not inner.may_repeat:
+            value = await inner.call(**given)
+        elif inner.uses_cache and inner.call in solved.values:
+            value = solved.values[inner.call]
+        else:
+            value = await inner.call(**given)
+            solved.values.setdefault(inner.call, value)
+        if inner.name is not None:
+            arguments[inner.name] = value
+    given = _read_request(step, solved, arguments)
+    return None if wrong else given
+
+
+def _read_request(step: _Step, solved: Solved, arguments: dict[str, Any]) -> dict[str, Any] | None:
+    """Add what a step takes from the request to its arguments; None where something is wrong with it."""
+    request = solved.request
+    known = len(solved.errors)
+    for fields, place in step.fields:
+        values, errors = utils.request_params_to_args(fields, getattr(request, place))
+        arguments.update(values)
+        solved.errors.extend(errors)
+    for name in step.requests:
+        arguments[name] = request
+    if step.background is not None:
+        if solved.background is None:
+            solved.background = BackgroundTasks()
+        arguments[step.background] = solved.background
+    if step.response is not None:
+        if solved.response is None:
+            solved.response = _empty_response()
+        arguments[step.response] = solved.response
+    return arguments if len(solved.errors) == known else None
+
+
+def _empty_response() -> Response:
+    response = Response()
+    del response.headers["content-length"]
+    # As FastAPI gives it: None until somebody sets it.
+    response.status_code = cast("int", None)
+    return response
