@@ -6,6 +6,7 @@ is made when it is asked for, so that a process has in memory what it serves and
 
 # Annotations are evaluated here: FastAPI reads those of endpoints whose names are imported inside of a function.
 
+import asyncio
 import gc
 import os
 from typing import Any
@@ -14,6 +15,7 @@ BODY = b'{"id":12345,"name":"benchmark","ok":true,"tags":["a","b"]}'
 _UPSTREAM = os.environ.get("BENCH_UPSTREAM", "http://127.0.0.1:9000")
 _ROUTES = int(os.environ.get("BENCH_ROUTES", "1"))
 _ECHO = os.environ.get("BENCH_ECHO", "http://127.0.0.1:9001")
+_START_SECONDS = 0.5
 _DESTINATIONS = int(os.environ.get("BENCH_DESTINATIONS", "1"))
 
 
@@ -301,7 +303,15 @@ def __getattr__(name: str) -> Any:
     if maker is None:
         raise AttributeError(name)
     made = maker()
-    # Advised for every server in production (docs, "Deploy"), so every Python subject has it.
+    # Advised for every server in production (docs, "Deploy"), so every Python subject has it: when it has started. uvicorn
+    # loads an application on its loop, and starts it right after that.
+    try:
+        asyncio.get_running_loop().call_later(_START_SECONDS, _freeze)
+    except RuntimeError:
+        _freeze()
+    return made
+
+
+def _freeze() -> None:
     gc.collect()
     gc.freeze()
-    return made

@@ -5,7 +5,7 @@ Used by the router, which is asked by FastAPI, and by the lane, which is asked b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -23,7 +23,7 @@ from proxyroutes._serve.plan import Plan
 from proxyroutes.exceptions import PathTemplateError
 from proxyroutes.typing import Scope
 
-__all__ = ["Inclusion", "match_prefix"]
+__all__ = ["Inclusion", "inclusions_of", "match_prefix"]
 
 
 class Inclusion:
@@ -98,6 +98,17 @@ def _read_dependencies(contexts: Mapping[Plan, Any]) -> Mapping[Plan, Dependenci
         if is_silent(plan, context)
     }
     return {plan: known for plan, known in read.items() if known is not None}
+
+
+def inclusions_of(router: Any, routes: Sequence[Any]) -> Iterator[Any]:
+    """FastAPI's records of every inclusion of a router among these routes, through routers in between too."""
+    for route in routes:
+        inner = getattr(route, "original_router", None)
+        if inner is router:
+            yield route
+        elif inner is not None and hasattr(route, "effective_candidates"):
+            # What FastAPI asks: the inclusions of an inclusion have the dependencies of both.
+            yield from inclusions_of(router, route.effective_candidates())
 
 
 def match_prefix(

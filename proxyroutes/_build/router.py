@@ -18,7 +18,7 @@ from proxyroutes._build.calls import FindPool
 from proxyroutes._build.check import explained
 from proxyroutes._build.compile import Compiled
 from proxyroutes._build.documents import document
-from proxyroutes._build.inclusions import Inclusion, match_prefix
+from proxyroutes._build.inclusions import Inclusion, inclusions_of, match_prefix
 from proxyroutes._build.proof import exception_handlers, handles_failures
 from proxyroutes._build.routes import METHOD, ProxyRoute
 from proxyroutes._build.stubs import make_endpoint
@@ -102,6 +102,15 @@ class GatewayRouter(APIRouter):
         inclusion = Inclusion(included, version, prefix, self._index, known=known)
         self._inclusions[id(included)] = inclusion
         return inclusion
+
+    def read_inclusions(self, app: Any) -> None:
+        """Read how an application includes this router, so that no request waits for it.
+
+        FastAPI makes an inclusion's routes when they are first asked for; a thousand of them take it a second.
+        """
+        routes = getattr(getattr(app, "router", app), "routes", ())
+        for included in inclusions_of(self, routes):
+            self.inclusion(included)
 
     def _look(self, scope: Scope) -> tuple[Inclusion, Found] | None:
         """One look into the index for what an inclusion of this router serves; None where FastAPI has to match."""

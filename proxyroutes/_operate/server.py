@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import signal
 import socket
 import threading
@@ -97,6 +98,13 @@ def _make_server(config: uvicorn.Config) -> uvicorn.Server:
         def capture_signals(self) -> Any:
             # uvicorn's own raises each signal again once it has stopped, and the process would end by it.
             yield
+
+        @override
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            # What is there now stays: the collector need not look at it again and again, and this process is ours.
+            gc.collect()
+            gc.freeze()
 
     return Server(config)
 

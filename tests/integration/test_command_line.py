@@ -740,6 +740,8 @@ def test_a_command_that_is_misspelt_is_guessed(run):
 
 
 RUN = """
+import gc
+
 from fastapi import FastAPI
 from proxyroutes import Proxy
 from starlette.responses import PlainTextResponse
@@ -767,10 +769,19 @@ async def again() -> None: ...
 
 
 built = gateway.build_app()
+collected = Proxy()
+
+
+async def count(scope, receive, send):
+    await PlainTextResponse("served" if gc.get_freeze_count() > 1000 else "not frozen")(scope, receive, send)
+
+
+@collected.route("/<path>", upstream=count)
+async def counted() -> None: ...
 """
 
 
-@pytest.mark.parametrize("attribute", ["proxy", "speaking", "built"])
+@pytest.mark.parametrize("attribute", ["proxy", "speaking", "built", "collected"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_gateway_is_run_until_it_is_told_to_stop(tmp_path, attribute, number):
     """In a process of its own, over a real socket, with or without FastAPI in front."""

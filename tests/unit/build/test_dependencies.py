@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import pytest
 from fastapi import (
+    APIRouter,
     BackgroundTasks,
     Body,
     Cookie,
@@ -504,3 +505,27 @@ def test_no_route_is_asked_whether_it_matches(monkeypatch):
         (ask(app, "/49/x").text, ask(app, "/49/x", headers={"x-user": "ann"}).json()),
         asked,
     )
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["included", "nested"])
+def test_inclusions_are_read_before_the_first_request(nested, monkeypatch):
+    """FastAPI makes their routes when they are first asked for: no request waits for that."""
+    read = []
+    monkeypatch.setattr(Dependencies, "read", classmethod(lambda cls, context: read.append(1)))
+    proxy = Proxy()
+
+    @proxy.route("/<name>", upstream=upstream)
+    async def stub() -> None: ...
+
+    app = FastAPI()
+    router = proxy.build_router()
+    if nested:
+        outer = APIRouter()
+        outer.include_router(router)
+        router = outer
+    app.include_router(router, dependencies=[Depends(known)])
+    with TestClient(app) as client:
+        before = len(read)
+        answer = client.get("/x")
+
+    assert (1, 1, "upstream") == (before, len(read), answer.text)
