@@ -6,16 +6,16 @@ is made when it is asked for, so that a process has in memory what it serves and
 
 # Annotations are evaluated here: FastAPI reads those of endpoints whose names are imported inside of a function.
 
-import asyncio
+import contextlib
 import gc
 import os
+from collections.abc import AsyncIterator
 from typing import Any
 
 BODY = b'{"id":12345,"name":"benchmark","ok":true,"tags":["a","b"]}'
 _UPSTREAM = os.environ.get("BENCH_UPSTREAM", "http://127.0.0.1:9000")
 _ROUTES = int(os.environ.get("BENCH_ROUTES", "1"))
 _ECHO = os.environ.get("BENCH_ECHO", "http://127.0.0.1:9001")
-_START_SECONDS = 0.5
 _DESTINATIONS = int(os.environ.get("BENCH_DESTINATIONS", "1"))
 
 
@@ -303,13 +303,28 @@ def __getattr__(name: str) -> Any:
     if maker is None:
         raise AttributeError(name)
     made = maker()
-    # Advised for every server in production (docs, "Deploy"), so every Python subject has it: when it has started. uvicorn
-    # loads an application on its loop, and starts it right after that.
-    try:
-        asyncio.get_running_loop().call_later(_START_SECONDS, _freeze)
-    except RuntimeError:
+    # Advised for every server in production (docs, "Deploy"), so every Python subject has it.
+    router = getattr(made, "router", None)
+    if hasattr(router, "lifespan_context"):
+        router.lifespan_context = _frozen_at_start(router.lifespan_context)
+    else:
         _freeze()
     return made
+
+
+def _frozen_at_start(inner: Any) -> Any:
+    from fastapi.routing import iter_route_contexts
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Any) -> AsyncIterator[Any]:
+        async with inner(app) as state:
+            for _ in iter_route_contexts(app.routes):
+                # FastAPI makes the routes of an inclusion when they are first asked for.
+                pass
+            _freeze()
+            yield state
+
+    return lifespan
 
 
 def _freeze() -> None:

@@ -156,7 +156,6 @@ class Proxy(RouteGroup):
         @asynccontextmanager
         async def lifespan(app: Any) -> AsyncGenerator[Mapping[str, Any] | None, None]:
             async with self, self._documents.merged_into(app):
-                router.read_inclusions(app)
                 if inner is None:
                     yield None
                 else:

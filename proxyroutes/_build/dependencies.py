@@ -2,8 +2,9 @@
 
 FastAPI reads every signature once, and then asks each dependency at every request anew whether it is a generator, a
 coroutine, limited, overridden. Where none of that can be, the same calls are made here in the same order, with the same
-arguments: nothing is left out (DESIGN §3). Only a tree whose every part is known is taken; of any other, ``read`` gives
-None, and FastAPI runs it. What fails is raised, and answered by the application's handlers as ever.
+arguments: nothing is left out (DESIGN §3). Only a tree whose every part is known is taken, and only where all that FastAPI
+would run between route and stub is its own; of any other, ``read`` gives None, and FastAPI runs it. What surrounds them,
+exit stacks and the application's handlers, is FastAPI's in any case.
 """
 
 from __future__ import annotations
@@ -100,16 +101,26 @@ class Dependencies:
         provider: Has the overrides of the application, or None.
     """
 
-    def __init__(self, root: _Step, provider: Any) -> None:
+    def __init__(self, root: _Step, dependant: Any, provider: Any) -> None:
         self._root = root
+        self._dependant = dependant
         self._provider = provider
+        # FastAPI reads these at every request: who adds to one of them later is heard, too.
+        lists = [
+            getattr(each, name)
+            for each in (*_all_of(dependant), dependant)
+            for name in ("dependencies", *_PLACES)
+        ]
+        self._lists = tuple((live, tuple(live)) for live in lists)
 
     @classmethod
     def read(cls, context: Any) -> Dependencies | None:
         """Read those of a route's effective context; None where FastAPI has to run them."""
         dependant = getattr(context, "dependant", None)
         provider = getattr(context, "dependency_overrides_provider", None)
-        if dependant is None or not _is_solved_by_fastapi():
+        if dependant is None or not _all_is_fastapis_own():
+            return None
+        if dependant.call is not getattr(context, "endpoint", None):
             return None
         try:
             calls = [each.call for each in _all_of(dependant)]
@@ -117,12 +128,16 @@ class Dependencies:
         except (_UnknownError, TypeError):
             # The second is of a call that cannot be hashed.
             return None
-        return cls(root, provider)
+        return cls(root, dependant, provider)
 
-    @property
-    def overridden(self) -> bool:
-        """Whether the application puts others in their place, as tests do."""
-        return bool(getattr(self._provider, "dependency_overrides", None))
+    def hold(self) -> bool:
+        """Whether they still are what was read, and the application puts no others in their place, as tests do."""
+        if getattr(self._provider, "dependency_overrides", None):
+            return False
+        for live, seen in self._lists:
+            if len(live) != len(seen) or (seen and tuple(live) != seen):
+                return False
+        return True
 
     async def solve(self, request: Request) -> Solved:
         """Run them.
@@ -133,7 +148,9 @@ class Dependencies:
         solved = Solved(request)
         await _solve(self._root, solved)
         if solved.errors:
-            raise RequestValidationError(solved.errors)
+            raise RequestValidationError(
+                solved.errors, endpoint_ctx=_describe(self._dependant, request)
+            )
         return solved
 
 
@@ -141,14 +158,40 @@ class _UnknownError(Exception):
     """A dependant is not of the kind that is known here."""
 
 
-def _is_solved_by_fastapi() -> bool:
-    """Whether nothing stands in place of what is done here by other means, as some instrumentations do."""
+_SEAMS: tuple[tuple[Any, str], ...] = (
+    (routing, "request_response"),
+    (routing, "get_request_handler"),
+    (routing, "run_endpoint_function"),
+    (routing.APIRoute, "handle"),
+    (routing.APIRoute, "get_route_handler"),
+)
+"""What instrumentations put something of their own in the place of, to be on the way of every request."""
+
+
+def _all_is_fastapis_own() -> bool:
+    """Whether nothing of anybody else is on the way that is not taken."""
     solve = getattr(utils, "solve_dependencies", None)
     return (
-        getattr(solve, "__module__", None) == utils.__name__
+        all(_is_from(routing, getattr(place, name, None)) for place, name in _SEAMS)
+        and _is_from(utils, solve)
         and getattr(routing, "solve_dependencies", None) is solve
-        and hasattr(utils, "request_params_to_args")
+        and _is_from(utils, getattr(utils, "request_params_to_args", None))
+        and hasattr(routing, "_extract_endpoint_context")
     )
+
+
+def _is_from(module: Any, function: Any) -> bool:
+    # Its module's name may be copied to what is put in its place; its globals are not.
+    return getattr(function, "__globals__", None) is vars(module)
+
+
+def _describe(dependant: Any, request: Request) -> Any:
+    """Where the stub is, for the message of an error."""
+    described = routing._extract_endpoint_context(dependant.call)  # noqa: SLF001 - as in FastAPI's own message.
+    if dependant.path:
+        mount = request.scope.get("root_path", "").rstrip("/")
+        described["path"] = f"{request.method} {mount}{dependant.path}"
+    return described
 
 
 def _all_of(dependant: Any) -> Iterator[Any]:
@@ -224,7 +267,7 @@ def _is_coroutine_function(call: Any) -> bool:
     if not inspect.isroutine(call):
         if inspect.isclass(call) or isinstance(call, functools.partial):
             return False
-        if hasattr(call, "__wrapped__"):
+        if hasattr(call, "__wrapped__") or "__call__" in getattr(call, "__dict__", ()):
             return False
         call = getattr(type(call), "__call__", None)  # noqa: B004 - not whether, but what is called.
     return (

@@ -5,7 +5,7 @@ Used by the router, which is asked by FastAPI, and by the lane, which is asked b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -21,38 +21,44 @@ from proxyroutes._serve.match import (
 )
 from proxyroutes._serve.plan import Plan
 from proxyroutes.exceptions import PathTemplateError
-from proxyroutes.typing import Scope
+from proxyroutes.typing import ASGIApp, Scope
 
-__all__ = ["Inclusion", "inclusions_of", "match_prefix"]
+__all__ = ["Inclusion", "match_prefix", "routers_of"]
 
 
 class Inclusion:
-    """One inclusion as it was at one version of its router.
+    """One inclusion as it was at one version of its router's routes.
 
     Attributes:
         included: FastAPI's record of it; kept, so that its identity cannot pass to another one.
-        version: Number of the router's routes.
-        proof: The plans that may be served the short way; see ``proof``.
+        proof: The plans that may be served the short way, each with its dependant; see ``proof``.
         contexts: FastAPI's effective contexts of the plans that are found by the index.
-        dependencies: The dependencies of those whose stub is silent, where all of them are known.
+        guarded: Those whose stub is silent and whose dependencies are all known, with these, and what serves them.
     """
 
     __slots__ = (
+        "_count",
         "_index",
+        "_routes",
         "_segments",
+        "_watched",
         "contexts",
-        "dependencies",
+        "guarded",
         "included",
         "proof",
-        "version",
     )
 
     def __init__(
-        self, included: Any, version: int, prefix: str, index: RouteIndex, *, known: bool
+        self, included: Any, router: Any, prefix: str, index: RouteIndex, *, known: bool
     ) -> None:
         self.included = included
-        self.version = version
-        self.proof: frozenset[Plan] = frozenset()
+        self._routes = router.routes
+        self._count = len(router.routes)
+        routers = routers_of(router)
+        # FastAPI counts changes nowhere else.
+        self._watched = [(each, getattr(each, "_routes_version", None)) for each in routers]
+        known = known and all(version is not None for _, version in self._watched)
+        self.proof: Mapping[Plan, Any] = {}
         self.contexts: Mapping[Plan, Any] = {}
         if known:
             contexts = list(included.effective_route_contexts())
@@ -65,8 +71,22 @@ class Inclusion:
                 self._segments = parse_template(prefix).segments
             except PathTemplateError:
                 # A prefix that only Starlette's expressions can match.
-                self.proof, self.contexts = frozenset(), {}
-        self.dependencies = _read_dependencies(self.contexts)
+                self.proof, self.contexts = {}, {}
+        self.guarded: Mapping[Plan, tuple[Dependencies, ASGIApp]] = _read_guarded(self.contexts)
+
+    def holds(self) -> bool:
+        """Whether the router's routes are the same as then."""
+        if len(self._routes) != self._count:
+            return False
+        for router, version in self._watched:  # noqa: SIM110 - a generator costs each request more than this.
+            if router._routes_version != version:  # noqa: SLF001 - FastAPI has no public name for it.
+                return False
+        return True
+
+    def proves(self, plan: Plan) -> bool:
+        """Whether a plan may be served the short way."""
+        dependant = self.proof.get(plan)
+        return dependant is not None and not dependant.dependencies
 
     def locate(self, scope: Scope) -> Found | None:
         """Match a request."""
@@ -91,24 +111,25 @@ class Inclusion:
         return match_prefix(found.parts, found.start - len(segments), segments) or {}
 
 
-def _read_dependencies(contexts: Mapping[Plan, Any]) -> Mapping[Plan, Dependencies]:
-    read = {
-        plan: Dependencies.read(context)
-        for plan, context in contexts.items()
-        if is_silent(plan, context)
-    }
-    return {plan: known for plan, known in read.items() if known is not None}
+def _read_guarded(
+    contexts: Mapping[Plan, Any],
+) -> dict[Plan, tuple[Dependencies, ASGIApp]]:
+    guarded: dict[Plan, tuple[Dependencies, ASGIApp]] = {}
+    for plan, context in contexts.items():
+        known = Dependencies.read(context) if is_silent(plan, context) else None
+        if known is not None:
+            guarded[plan] = (known, context.original_route.app_with(known))
+    return guarded
 
 
-def inclusions_of(router: Any, routes: Sequence[Any]) -> Iterator[Any]:
-    """FastAPI's records of every inclusion of a router among these routes, through routers in between too."""
-    for route in routes:
+def routers_of(router: Any) -> list[Any]:
+    """A router and every one that is included in it."""
+    found = [router]
+    for route in router.routes:
         inner = getattr(route, "original_router", None)
-        if inner is router:
-            yield route
-        elif inner is not None and hasattr(route, "effective_candidates"):
-            # What FastAPI asks: the inclusions of an inclusion have the dependencies of both.
-            yield from inclusions_of(router, route.effective_candidates())
+        if inner is not None:
+            found.extend(routers_of(inner))
+    return found
 
 
 def match_prefix(

@@ -16,7 +16,7 @@ from fastapi.routing import APIRoute
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import BaseRoute, Match, Mount, Route, WebSocketRoute
 
-from proxyroutes._build.inclusions import Inclusion
+from proxyroutes._build.inclusions import Inclusion, routers_of
 from proxyroutes._build.proof import handles_failures
 from proxyroutes._build.router import GatewayRouter
 from proxyroutes._serve.http import serve_http
@@ -100,7 +100,7 @@ class GatewayMiddleware:
                 plan = found.plan
                 if (
                     found.full
-                    and plan in place.inclusion.proof
+                    and place.inclusion.proves(plan)
                     and not (place.has_rivals and _asked_before(place, found, scope))
                 ):
                     await serve_http(plan, found, scope, receive, send)
@@ -121,7 +121,7 @@ class GatewayMiddleware:
     def _places(self, app: Any) -> tuple[_Place, ...]:
         table = self._table
         if table is None or not table.holds(app):
-            routers = _routers_of(app.router)
+            routers = routers_of(app.router)
             known = all(hasattr(router, "_routes_version") for router in routers)
             table = self._table = _Table(
                 app,
@@ -145,16 +145,6 @@ class GatewayMiddleware:
                 places.append(_Place(inclusion, by_first, wild, bool(by_first or wild)))
             earlier.append(route)
         return tuple(places)
-
-
-def _routers_of(router: Any) -> list[Any]:
-    """A router and every one that is included in it."""
-    found = [router]
-    for route in router.routes:
-        inner = getattr(route, "original_router", None)
-        if inner is not None:
-            found.extend(_routers_of(inner))
-    return found
 
 
 def _warn(app: Any, middleware: GatewayMiddleware) -> None:

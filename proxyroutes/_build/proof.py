@@ -7,6 +7,8 @@ there is none of it. Whatever is unknown: full path (DESIGN §3).
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -26,12 +28,54 @@ __all__ = [
 ]
 
 _PARAMETERS = ("path_params", "query_params", "header_params", "cookie_params", "body_params")
+_KNOWN = frozenset(
+    {
+        "app",
+        "body_field",
+        "callbacks",
+        "dependant",
+        "dependencies",
+        "dependency_overrides_provider",
+        "deprecated",
+        "description",
+        "endpoint",
+        "frontend_prefix",
+        "generate_unique_id_function",
+        "include_in_schema",
+        "is_json_stream",
+        "is_sse_stream",
+        "max_body_size",
+        "methods",
+        "name",
+        "openapi_extra",
+        "operation_id",
+        "original_route",
+        "param_convertors",
+        "path",
+        "path_format",
+        "path_regex",
+        "starlette_route",
+        "status_code",
+        "stream_item_field",
+        "stream_item_type",
+        "strict_content_type",
+        "summary",
+        "tags",
+        "unique_id",
+    }
+)
+"""What an effective context says that either puts nothing in front of a stub, or is looked at below."""
 _PLACES = ("background_tasks_param_name", "security_scopes_param_name")
 
 
-def prove(contexts: Iterable[Any]) -> frozenset[Plan]:
-    """The plans among these effective route contexts that may be served the short way."""
-    return frozenset(context.original_route.plan for context in contexts if _is_bare(context))
+def prove(contexts: Iterable[Any]) -> dict[Plan, Any]:
+    """The plans among these effective route contexts that may be served the short way, each with its dependant.
+
+    That holds while the dependant has no dependencies: FastAPI reads the list at every request, and who adds to it is heard.
+    """
+    return {
+        context.original_route.plan: context.dependant for context in contexts if _is_bare(context)
+    }
 
 
 def plans_of(contexts: Iterable[Any]) -> dict[Plan, Any]:
@@ -50,6 +94,25 @@ def is_silent(plan: Plan, context: Any) -> bool:
     return (
         getattr(context, "body_field", None) is None
         and getattr(context, "max_body_size", None) is None
+        and _is_known(context)
+    )
+
+
+def _is_known(context: Any) -> bool:
+    """Whether nothing is said of a route that is not known here: a later release may have more in front of it."""
+    kind = type(context)
+    if not dataclasses.is_dataclass(kind):
+        return False
+    return not any(getattr(context, name, None) for name in _unknown_names(kind))
+
+
+@functools.cache
+def _unknown_names(kind: Any) -> tuple[str, ...]:
+    return tuple(
+        each.name
+        for each in dataclasses.fields(kind)
+        # How a response is described and made of what an endpoint returns: a silent stub returns nothing.
+        if each.name not in _KNOWN and not each.name.startswith(("response", "_"))
     )
 
 
@@ -69,7 +132,7 @@ def _is_bare(context: Any) -> bool:
         return False
     if any(getattr(dependant, name, None) is not None for name in _PLACES):
         return False
-    if getattr(context, "body_field", None) is not None:
+    if getattr(context, "body_field", None) is not None or not _is_known(context):
         return False
     # Releases before the limit do not have the attribute, and no limit either.
     return getattr(context, "max_body_size", None) is None

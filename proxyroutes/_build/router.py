@@ -5,6 +5,7 @@ What the short way does not serve goes through FastAPI, to the routes in ``route
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -17,8 +18,9 @@ from typing_extensions import override
 from proxyroutes._build.calls import FindPool
 from proxyroutes._build.check import explained
 from proxyroutes._build.compile import Compiled
+from proxyroutes._build.dependencies import Dependencies
 from proxyroutes._build.documents import document
-from proxyroutes._build.inclusions import Inclusion, inclusions_of, match_prefix
+from proxyroutes._build.inclusions import Inclusion, match_prefix
 from proxyroutes._build.proof import exception_handlers, handles_failures
 from proxyroutes._build.routes import METHOD, ProxyRoute
 from proxyroutes._build.stubs import make_endpoint
@@ -37,6 +39,7 @@ from proxyroutes._serve.plan import Plan
 from proxyroutes.exceptions import (
     BuildError,
     DeclarationError,
+    GatewayError,
     PathTemplateError,
     StubError,
 )
@@ -47,7 +50,21 @@ __all__ = ["GatewayRouter", "make_router"]
 _MAX_INCLUSIONS = 64
 _FOUND = "proxyroutes.found"
 _LOOKED = "proxyroutes.looked"
-_NOT_LOOKED: tuple[Any, str, tuple[Inclusion, Found] | None] = (None, "", None)
+_NOT_LOOKED: tuple[Any, Any, tuple[Inclusion, Found] | None] = (None, None, None)
+_UNKNOWN: tuple[Dependencies | None, Any] = (None, None)
+
+
+Asked = tuple[Any, ...]
+
+
+def _asked(scope: Scope) -> Asked:
+    """What a match hangs on, so that a changed request is not taken for the one that was matched."""
+    return (
+        scope.get(METHOD) or scope.get("method"),
+        scope.get("raw_path"),
+        scope["path"],
+        scope.get("root_path", ""),
+    )
 
 
 @define(eq=False)
@@ -56,7 +73,7 @@ class _Located:
 
     included: Any
     router: Any
-    root_path: str
+    asked: Asked
     found: Found | None
     parameters: dict[str, Any]
     malformed: bool
@@ -75,7 +92,7 @@ class GatewayRouter(APIRouter):
         self._own: tuple[ProxyRoute, ...] = ()
         self._by_plan: dict[Plan, ProxyRoute] = {}
         self._inclusions: dict[int, Inclusion] = {}
-        self._handlers: tuple[Any, int, bool] = (None, 0, True)
+        self._handlers: tuple[Any, int, Any, bool] = (None, 0, None, True)
 
     def seal(self, own: Sequence[ProxyRoute]) -> None:
         """Say which routes are served by the index."""
@@ -86,31 +103,19 @@ class GatewayRouter(APIRouter):
 
     def inclusion(self, included: Any) -> Inclusion:
         """What is known of an inclusion of this router."""
-        version = len(self.routes)
         inclusion = self._inclusions.get(id(included))
-        if (
-            inclusion is not None
-            and inclusion.included is included
-            and inclusion.version == version
-        ):
+        if inclusion is not None and inclusion.included is included and inclusion.holds():
             return inclusion
         if len(self._inclusions) >= _MAX_INCLUSIONS:
             self._inclusions.clear()
         # Routes that were added to this router by hand stand behind its own; if they do not, nothing is known.
-        known = bool(self._own) and self.routes[0] is self._own[0]
+        first = self.routes[: len(self._own)]
+        known = bool(self._own) and all(map(operator.is_, first, self._own))
+        known = known and len(first) == len(self._own)
         prefix = included.include_context.prefix + self.prefix
-        inclusion = Inclusion(included, version, prefix, self._index, known=known)
+        inclusion = Inclusion(included, self, prefix, self._index, known=known)
         self._inclusions[id(included)] = inclusion
         return inclusion
-
-    def read_inclusions(self, app: Any) -> None:
-        """Read how an application includes this router, so that no request waits for it.
-
-        FastAPI makes an inclusion's routes when they are first asked for; a thousand of them take it a second.
-        """
-        routes = getattr(getattr(app, "router", app), "routes", ())
-        for included in inclusions_of(self, routes):
-            self.inclusion(included)
 
     def _look(self, scope: Scope) -> tuple[Inclusion, Found] | None:
         """One look into the index for what an inclusion of this router serves; None where FastAPI has to match."""
@@ -130,10 +135,12 @@ class GatewayRouter(APIRouter):
         handlers = exception_handlers(scope)
         if handlers is None:
             return True
-        known, count, handled = self._handlers
-        if handlers is not known or len(handlers) != count:
+        known, count, own, handled = self._handlers
+        # Ours may stand at that key until the application puts its own there.
+        now = handlers.get(GatewayError)
+        if handlers is not known or len(handlers) != count or now is not own:
             handled = handles_failures(handlers)
-            self._handlers = (handlers, len(handlers), handled)
+            self._handlers = (handlers, len(handlers), now, handled)
         return handled
 
     @override
@@ -143,18 +150,20 @@ class GatewayRouter(APIRouter):
             self._choose_sessions(scope)
         looked = self._look(scope)
         if looked is None:
+            # A middleware may have asked before it changed the request.
+            scope.pop(_LOOKED, None)
             return super().matches(scope)
-        scope[_LOOKED] = (scope["fastapi"]["included_router"], scope.get("root_path", ""), looked)
+        scope[_LOOKED] = (scope["fastapi"]["included_router"], _asked(scope), looked)
         return Match.FULL, {}
 
     @override
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve what is proven the short way, everything else through FastAPI."""
-        included, root_path, looked = scope.pop(_LOOKED, _NOT_LOOKED)
+        included, asked, looked = scope.pop(_LOOKED, _NOT_LOOKED)
         if (
             looked is None
             or scope["fastapi"].get("included_router") is not included
-            or scope.get("root_path", "") != root_path
+            or asked != _asked(scope)
         ):
             # `matches` has not just come to it.
             looked = self._look(scope)
@@ -167,7 +176,7 @@ class GatewayRouter(APIRouter):
         plan = found.plan
         scope["route"] = route = self._by_plan[plan]
         scope["endpoint"] = route.endpoint
-        if plan in inclusion.proof and not self._handles_failures(scope):
+        if inclusion.proves(plan) and not self._handles_failures(scope):
             await serve_http(plan, found, scope, receive, send)
             return
         await self._serve_guarded(inclusion, found, route, scope, receive, send)
@@ -188,21 +197,16 @@ class GatewayRouter(APIRouter):
             **captured,
             **path_parameters(found),
         }
-        dependencies = inclusion.dependencies.get(found.plan)
-        if (
-            dependencies is not None
-            and not dependencies.overridden
-            # Without them, nobody behind this route makes an answer of what a dependency raises.
-            and exception_handlers(scope) is not None
-        ):
-            await route.serve(dependencies, found, scope, receive, send)
-            return
-        # The full path from here on; only what it would match is known already.
-        scope[_FOUND] = _Located(
-            inclusion.included, self, scope.get("root_path", ""), found, captured, malformed=False
-        )
         scope["fastapi"]["effective_route_context"] = inclusion.contexts[found.plan]
-        await route.handle(scope, receive, send)
+        scope[_FOUND] = _Located(
+            inclusion.included, self, _asked(scope), found, captured, malformed=False
+        )
+        dependencies, app = inclusion.guarded.get(found.plan, _UNKNOWN)
+        if dependencies is not None and dependencies.hold():
+            await route.serve(app, scope, receive, send)
+        else:
+            # The full path from here on; only what it would match is known already.
+            await route.handle(scope, receive, send)
 
     def _choose_sessions(self, scope: Scope) -> None:
         included = scope["fastapi"].get("included_router") if "fastapi" in scope else None
@@ -227,23 +231,24 @@ class GatewayRouter(APIRouter):
 
     def locate_in(self, included: Any, scope: Scope) -> _Located:
         """Match a request in one inclusion, or in the router by itself."""
-        root_path = scope.get("root_path", "")
+        asked = _asked(scope)
         known = scope.get(_FOUND)
         if (
             isinstance(known, _Located)
             and known.included is included
             and known.router is self
-            and known.root_path == root_path
+            and known.asked == asked
         ):
             return known
-        located = self._locate(scope, included, root_path)
+        located = self._locate(scope, included, asked)
         scope[_FOUND] = located
         return located
 
-    def _locate(self, scope: Scope, included: Any, root_path: str) -> _Located:
+    def _locate(self, scope: Scope, included: Any, asked: Asked) -> _Located:
+        root_path = scope.get("root_path", "")
         raw_path = raw_path_of(scope)
         if raw_path[:1] != b"/":
-            return _Located(included, self, root_path, None, {}, raw_path != b"*")
+            return _Located(included, self, asked, None, {}, raw_path != b"*")
         parts = split_path(raw_path)
         start = route_start(parts, root_path) if root_path else 0
         prefix = ("" if included is None else included.include_context.prefix) + self.prefix
@@ -254,7 +259,7 @@ class GatewayRouter(APIRouter):
                 template = self._prefixes[prefix] = parse_template(prefix)
             matched = match_prefix(parts, start, template.segments)
             if matched is None:
-                return _Located(included, self, root_path, None, {}, malformed=False)
+                return _Located(included, self, asked, None, {}, malformed=False)
             parameters = matched
             start += len(template.segments)
         if scope["type"] == "websocket":
@@ -265,7 +270,7 @@ class GatewayRouter(APIRouter):
         return _Located(
             included,
             self,
-            root_path,
+            asked,
             found,
             parameters,
             malformed=False,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Protocol, cast
 
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, request_response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -28,7 +28,7 @@ from proxyroutes._serve.match import Found, path_parameters, raw_path_of, redire
 from proxyroutes._serve.plan import Plan
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import GatewayError
-from proxyroutes.typing import Receive, Scope, Send
+from proxyroutes.typing import ASGIApp, Receive, Scope, Send
 
 __all__ = ["METHOD", "ProxyRoute"]
 
@@ -144,8 +144,12 @@ class ProxyRoute(APIRoute):
         return await _answer(scope, Found(self.plan, [], 0), error, asks=False)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.serve(super().handle, scope, receive, send)
+
+    async def serve(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve by FastAPI's application of this route, or one of ``app_with``, and let go of what is left then."""
         try:
-            await super().handle(scope, receive, send)
+            await app(scope, receive, send)
         except ClientDisconnect:
             # It was raised while a stub read, or while what it made of a response was sent.
             if not isinstance(scope.get(CALL), Call):
@@ -158,8 +162,28 @@ class ProxyRoute(APIRoute):
     @override
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Put the guard in front of everything that user code does."""
-        inner = super().get_route_handler()
-        owner = self.owner
+        return self._guarded(super().get_route_handler())
+
+    def app_with(self, dependencies: Dependencies) -> ASGIApp:
+        """The application of this route where its stub is silent: dependencies that are known, then the forwarding.
+
+        FastAPI puts the same around it as around its own handler: exit stacks, and the application's exception handlers.
+        """
+
+        async def inner(request: Request) -> Response:
+            solved = await dependencies.solve(request)
+            response: Response = await request.scope[CALL].forward()
+            add_fields(response, solved.response)
+            response.background = solved.background
+            return response
+
+        return request_response(self._guarded(inner))
+
+    def _guarded(
+        self, inner: Callable[[Request], Awaitable[Response]]
+    ) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The guard, in front of what reads a request further."""
+        plan, owner, wraps = self.plan, self.owner, self._wraps
 
         async def handler(request: Request) -> Response:
             scope = request.scope
@@ -167,66 +191,25 @@ class ProxyRoute(APIRoute):
             if method is not None:
                 scope["method"] = method
             found = cast("Found", owner.locate(scope).found)
-            send = getattr(request, "_send")  # noqa: B009 - private to Starlette.
-            return await self._respond(inner, found, scope, request.receive, send)
+            try:
+                received = read_request(scope, plan, found)
+                call = Call(
+                    plan,
+                    found,
+                    scope,
+                    received,
+                    request.receive,
+                    wraps=wraps,
+                    find_pool=owner.find_pool,
+                )
+                scope[CALL] = call
+                # Dependencies read too, those of an inclusion as well, of which this route knows nothing.
+                request = Request(scope, stub_receive(call), getattr(request, "_send"))  # noqa: B009 - private to Starlette.
+            except GatewayError as error:
+                return await _answer(scope, found, error)
+            return await _run(inner, request, call)
 
         return handler
-
-    async def _respond(
-        self,
-        inner: Callable[[Request], Awaitable[Response]],
-        found: Found,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-    ) -> Response:
-        """Guard a request, and have it answered by what reads it further."""
-        plan = self.plan
-        try:
-            received = read_request(scope, plan, found)
-            call = Call(
-                plan,
-                found,
-                scope,
-                received,
-                receive,
-                wraps=self._wraps,
-                find_pool=self.owner.find_pool,
-            )
-            scope[CALL] = call
-            # Dependencies read too, those of an inclusion as well, of which this route knows nothing.
-            request = Request(scope, stub_receive(call), send)
-        except GatewayError as error:
-            return await _answer(scope, found, error)
-        return await _run(inner, request, call)
-
-    async def serve(
-        self,
-        dependencies: Dependencies,
-        found: Found,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-    ) -> None:
-        """Serve a silent stub: run its dependencies, then forward."""
-
-        async def inner(request: Request) -> Response:
-            solved = await dependencies.solve(request)
-            response = await scope[CALL].forward()
-            add_fields(response, solved.response)
-            response.background = solved.background
-            return response  # type: ignore[no-any-return]  # It is the call's.
-
-        try:
-            response = await self._respond(inner, found, scope, receive, send)
-            await response(scope, receive, send)
-        except ClientDisconnect:
-            if not isinstance(scope.get(CALL), Call):
-                raise
-        finally:
-            call = scope.get(CALL)
-            if isinstance(call, Call):
-                call.end()
 
 
 def _refuse_target(scope: Scope) -> GatewayError | None:

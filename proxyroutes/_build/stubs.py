@@ -37,7 +37,7 @@ async def forwarded_request(connection: HTTPConnection) -> ForwardedRequest:
         StubError: Outside of a route of proxyroutes.
     """
     call = connection.scope.get(CALL)
-    if not isinstance(call, Call | SessionSide):
+    if not isinstance(call, Call | SessionSide) or (isinstance(call, Call) and call.ended):
         raise StubError(
             "ForwardedRequest is only known in routes that were declared with proxyroutes"
         )

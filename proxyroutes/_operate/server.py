@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, FastAPI
+from fastapi.routing import iter_route_contexts
 from typing_extensions import override
 
 from proxyroutes.typing import ASGIApp
@@ -70,7 +71,7 @@ def serve(
         log_level="warning",
     )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    server = _make_server(config)
+    server = _make_server(config, app)
     with socket.create_server((host, port), family=family, backlog=_BACKLOG) as listener:
         number = listener.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
@@ -89,7 +90,7 @@ def serve(
     return "did not stop in good order" if server.lifespan.should_exit else None
 
 
-def _make_server(config: uvicorn.Config) -> uvicorn.Server:
+def _make_server(config: uvicorn.Config, app: ASGIApp) -> uvicorn.Server:
     import uvicorn  # noqa: PLC0415 - an extra
 
     class Server(uvicorn.Server):
@@ -102,6 +103,9 @@ def _make_server(config: uvicorn.Config) -> uvicorn.Server:
         @override
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
+            # FastAPI makes the routes of an inclusion when they are first asked for; no request is to wait for that.
+            for _ in iter_route_contexts(getattr(app, "routes", ())):
+                pass
             # What is there now stays: the collector need not look at it again and again, and this process is ours.
             gc.collect()
             gc.freeze()

@@ -2,7 +2,8 @@
 
 import functools
 import inspect
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, make_dataclass
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import pytest
@@ -24,6 +25,7 @@ from fastapi import (
 )
 from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import get_dependant
+from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer, SecurityScopes
 from fastapi.testclient import TestClient
 from hypothesis import given, settings
@@ -32,7 +34,9 @@ from starlette.responses import PlainTextResponse
 
 from proxyroutes import ForwardedRequest, Match, Proxy
 from proxyroutes._build.dependencies import Dependencies
+from proxyroutes._build.proof import is_silent
 from proxyroutes._build.routes import ProxyRoute
+from proxyroutes.exceptions import StubError
 
 
 async def upstream(scope, receive, send):
@@ -368,11 +372,7 @@ def test_a_stub_that_says_something_is_run_by_fastapi(solved):
 
 def test_a_dependant_with_something_new_is_not_read():
     """A later release may say more of a dependency than is known here."""
-
-    class Later(Dependant):
-        pass
-
-    context = type("Context", (), {"dependency_overrides_provider": None})()
+    context = SimpleNamespace(dependency_overrides_provider=None, endpoint=known)
     context.dependant = get_dependant(path="/", call=known)
     assert Dependencies.read(context) is not None
 
@@ -507,25 +507,337 @@ def test_no_route_is_asked_whether_it_matches(monkeypatch):
     )
 
 
-@pytest.mark.parametrize("nested", [False, True], ids=["included", "nested"])
-def test_inclusions_are_read_before_the_first_request(nested, monkeypatch):
-    """FastAPI makes their routes when they are first asked for: no request waits for that."""
-    read = []
-    monkeypatch.setattr(Dependencies, "read", classmethod(lambda cls, context: read.append(1)))
+# What changes after the build, and what others have put around a route.
+
+
+async def deny():
+    """Let nobody through."""
+    raise HTTPException(401)
+
+
+def routers(dependencies=(), methods=("GET",)):
+    """The same route in FastAPI alone and in a gateway, each in an application."""
+    plain = APIRouter()
+    plain.add_api_route("/x", known, methods=list(methods), dependencies=list(dependencies))
     proxy = Proxy()
 
-    @proxy.route("/<name>", upstream=upstream)
+    @proxy.route("/x", upstream=upstream, methods=methods, dependencies=dependencies)
     async def stub() -> None: ...
 
-    app = FastAPI()
+    return {"fastapi": plain, "gateway": proxy.build_router()}
+
+
+def both(dependencies=(), build=None, methods=("GET",), **request):
+    """What FastAPI and a gateway answer under the same conditions."""
+    found = []
+    for router in routers(dependencies, methods).values():
+        app = FastAPI()
+        if build is None:
+            app.include_router(router)
+        else:
+            build(app, router)
+        client = TestClient(app, raise_server_exceptions=False)
+        answer = client.request(**{"method": "GET", "url": "/x", **request})
+        found.append((answer.status_code, dict(answer.headers)))
+    (status, headers), (own_status, own_headers) = found
+    headers.pop("content-length", None)
+    return (status, headers), (own_status, {name: own_headers.get(name) for name in headers})
+
+
+GUARDED = pytest.mark.parametrize("dependencies", [(), (Depends(known),)], ids=["bare", "guarded"])
+
+
+@GUARDED
+def test_a_dependency_that_is_added_to_what_fastapi_reads_is_run(dependencies):
+    """Even between two requests."""
+    for router in routers(dependencies).values():
+        app = FastAPI()
+        app.include_router(router)
+        before = ask(app).status_code
+        for context in routing.iter_route_contexts(app.routes):
+            if context.path == "/x":
+                context.dependant.dependencies.append(get_dependant(path="/x", call=deny))
+
+        assert (200, 401) == (before, ask(app).status_code)
+
+
+@GUARDED
+def test_routes_are_read_anew_when_they_change(dependencies):
+    """By FastAPI's own count of changes, of routers that are included in ours too."""
+    for router in routers(dependencies).values():
+        inner = APIRouter()
+        router.include_router(inner, prefix="/s")
+        app = FastAPI()
+        app.include_router(router)
+        before = ask(app).status_code
+        for route in router.routes:
+            if isinstance(route, routing.APIRoute):
+                route.dependencies.append(Depends(deny))
+        inner.add_api_route("/new", known)
+
+        assert (200, 401) == (before, ask(app).status_code)
+
+
+@GUARDED
+def test_a_route_that_was_taken_out_is_not_served(dependencies):
+    """Though another one has come."""
+    for router in routers(dependencies).values():
+        app = FastAPI()
+        app.include_router(router)
+        before = ask(app).status_code
+        del router.routes[0]
+        router.add_api_route("/new", known)
+
+        assert (200, 404) == (before, ask(app).status_code)
+
+
+@GUARDED
+def test_a_foreign_route_between_ours_is_asked(dependencies):
+    """Wherever it was put by hand."""
+    proxy = Proxy()
+
+    @proxy.route("/a", upstream=upstream, dependencies=dependencies)
+    async def first() -> None: ...
+
+    @proxy.route("/<path>", upstream=upstream, dependencies=dependencies)
+    async def second() -> None: ...
+
     router = proxy.build_router()
-    if nested:
+    router.routes.insert(1, routing.APIRoute("/admin", known, dependencies=[Depends(deny)]))
+    app = FastAPI()
+    app.include_router(router)
+
+    assert (401, 200) == (ask(app, "/admin").status_code, ask(app, "/other").status_code)
+
+
+class RefusedError(Exception):
+    """The application's own."""
+
+
+async def refuse():
+    """Raise an error that the application answers."""
+    raise RefusedError
+
+
+def test_a_handler_may_raise_another_error():
+    """Which the application answers then."""
+
+    def build(app, router):
+        @app.exception_handler(RefusedError)
+        async def handle(request, error):
+            raise HTTPException(401, headers={"www-authenticate": "Bearer"})
+
+        app.include_router(router)
+
+    plain, own = both([Depends(refuse)], build)
+
+    assert plain == own
+    assert 401 == own[0]
+
+
+class Marked:
+    """A middleware that marks every response, and answers what is raised through it."""
+
+    def __init__(self, app, handlers=None):
+        self.app = app
+        self.handlers = handlers
+
+    async def __call__(self, scope, receive, send):
+        """Serve."""
+        if self.handlers is not None:
+            scope["starlette.exception_handlers"] = (self.handlers, {})
+
+        async def marking(message):
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], (b"x-marked", b"1")]}
+            await send(message)
+
+        try:
+            await self.app(scope, receive, marking)
+        except Exception:
+            await PlainTextResponse("raised", 500)(scope, receive, marking)
+
+
+@pytest.mark.parametrize("dependency", [deny, refuse])
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_refusal_passes_through_what_surrounds_a_router(dependency, replaced):
+    """It is answered where FastAPI answers it, with the handlers that are there."""
+
+    async def answer(request, error):
+        return PlainTextResponse("mine", 418)
+
+    def build(app, router):
         outer = APIRouter()
         outer.include_router(router)
-        router = outer
-    app.include_router(router, dependencies=[Depends(known)])
-    with TestClient(app) as client:
-        before = len(read)
-        answer = client.get("/x")
+        handlers = {RefusedError: answer, HTTPException: answer} if replaced else None
+        app.mount("/api", Marked(outer, handlers))
 
-    assert (1, 1, "upstream") == (before, len(read), answer.text)
+    plain, own = both([Depends(dependency)], build, url="/api/x")
+
+    assert plain == own
+    assert "1" == own[1]["x-marked"]
+
+
+class Names:
+    """A middleware that asks every route whether it matches, as tracing does."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        """Ask, then serve."""
+        if scope["type"] == "http":
+            for route in scope["app"].routes:
+                route.matches(scope)
+        await self.app(scope, receive, send)
+
+
+class Overrides:
+    """A middleware that changes the request."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        """Change it, then serve."""
+        for name, value in scope.get("headers", ()):
+            if name == b"x-method":
+                scope["method"] = value.decode()
+            elif name == b"x-path":
+                scope["path"], scope["raw_path"] = value.decode(), value
+        await self.app(scope, receive, send)
+
+
+@GUARDED
+@pytest.mark.parametrize(
+    ("headers", "expected"), [({"x-method": "DELETE"}, 405), ({"x-path": "/admin"}, 401)]
+)
+def test_a_request_that_was_changed_is_matched_again(dependencies, headers, expected):
+    """What was found for it before does not count."""
+
+    def build(app, router):
+        router.add_api_route("/admin", known, methods=["POST"], dependencies=[Depends(deny)])
+        app.include_router(router)
+        app.add_middleware(Overrides)
+        app.add_middleware(Names)
+
+    plain, own = both(dependencies, build, methods=("POST",), method="POST", headers=headers)
+
+    assert expected == plain[0] == own[0]
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        (routing, "request_response"),
+        (routing, "get_request_handler"),
+        (routing, "run_endpoint_function"),
+        (routing.APIRoute, "handle"),
+        (routing.APIRoute, "get_route_handler"),
+    ],
+)
+def test_whatever_an_instrumentation_replaces_is_not_bypassed(place, name, monkeypatch, solved):
+    """Even where it looks like what it stands for."""
+    function = getattr(place, name)
+
+    @functools.wraps(function)
+    def replaced(*positional, **named):
+        return function(*positional, **named)
+
+    monkeypatch.setattr(place, name, replaced)
+
+    assert (200, []) == (ask(gateway([Depends(known)])).status_code, solved)
+
+
+async def with_stacks(request: Request):
+    """It lets go of something at the end of the request, in FastAPI's own way."""
+    request.scope["fastapi_inner_astack"].callback(request.scope["seen"].append, "end")
+    request.scope["seen"].append(request.scope["fastapi"]["effective_route_context"].path)
+
+
+def test_fastapis_exit_stacks_are_there(solved):
+    """And its context, for dependencies that look for them."""
+    seen = []
+
+    class Seeing:
+        def __init__(self, app):
+            self.app = app
+
+        async def __call__(self, scope, receive, send):
+            scope["seen"] = seen
+            await self.app(scope, receive, send)
+
+    app = gateway([Depends(with_stacks)])
+    app.add_middleware(Seeing)
+
+    assert (200, ["/{name}", "end"], 1) == (ask(app).status_code, seen, len(solved))
+
+
+def test_an_error_of_validation_says_where(solved):
+    """As FastAPI's own does."""
+    errors = []
+
+    async def sized(size: int):
+        """It asks for a parameter."""
+
+    for app in (gateway([Depends(sized)]), FastAPI(dependencies=[Depends(sized)])):
+        if not any(hasattr(route, "original_router") for route in app.router.routes):
+            app.get("/{name}")(known)
+
+        @app.exception_handler(RequestValidationError)
+        async def handle(request, error):
+            errors.append((error.errors(), error.endpoint_path))
+            return PlainTextResponse("wrong", 422)
+
+        assert 422 == ask(app).status_code
+
+    assert errors[0] == errors[1]
+    assert 1 == len(solved)
+
+
+def test_a_context_with_something_new_is_not_proven():
+    """A later release may put more in front of a route than is known here."""
+    app = gateway([Depends(known)])
+    context = next(
+        context
+        for context in app.router.routes[-1].effective_route_contexts()
+        if context.path == "/{name}"
+    )
+    plan = context.original_route.plan
+    later = make_dataclass("Later", [("limit", int, field(default=0))], bases=(type(context),))
+    changed = later(**{each.name: getattr(context, each.name) for each in fields(context)})
+
+    assert is_silent(plan, changed)
+    changed.limit = 1
+    assert not is_silent(plan, changed)
+
+
+def test_a_call_is_over_with_its_request():
+    """A middleware that asks the application again with the same scope gets no view of it."""
+    proxy = Proxy()
+
+    async def look(
+        forwarded: Annotated[ForwardedRequest, Depends(proxy.forwarded_request)],
+    ) -> None:
+        """It needs a route of the gateway."""
+
+    @proxy.route("/x", upstream=upstream, dependencies=[Depends(look)])
+    async def stub() -> None: ...
+
+    class Again:
+        def __init__(self, app):
+            self.app = app
+
+        async def __call__(self, scope, receive, send):
+            await self.app(scope, receive, send)
+            if scope["type"] == "http":
+                scope.update(path="/own", raw_path=b"/own")
+                await self.app(scope, receive, send)
+
+    app = FastAPI()
+    app.include_router(proxy.build_router())
+    app.add_api_route("/own", known, dependencies=[Depends(look)])
+    app.add_middleware(Again)
+
+    with pytest.raises(StubError, match="only known in routes"):
+        ask(app)
