@@ -20,7 +20,14 @@ from proxyroutes._serve.body import (
 from proxyroutes._serve.exchange import ClientLeft, Exchange
 from proxyroutes._serve.fields import ReceivedFields
 from proxyroutes._serve.head import make_head
-from proxyroutes._serve.http import ask, fail, open_exchange, read_body, timeouts_of
+from proxyroutes._serve.http import (
+    ask,
+    fail,
+    may_have_content,
+    open_exchange,
+    read_body,
+    timeouts_of,
+)
 from proxyroutes._serve.match import Found
 from proxyroutes._serve.plan import Plan
 from proxyroutes._serve.steps.content import ClientChannel
@@ -121,7 +128,8 @@ class Call:
     async def forward(self) -> RelayResponse | GoneResponse:
         """Forward the request as it is and give its response, body still to come."""
         try:
-            return await self.send(self.forwarded_head(), await self.choose_pool())
+            pool = self.plan.pool or await self.choose_pool()
+            return await self.send(self.forwarded_head(), pool)
         except ClientLeft:
             return GoneResponse()
 
@@ -156,7 +164,13 @@ class Call:
         exchange.attach()
         self._running.add(exchange)
         try:
-            body = await self._body(exchange) if own is None else self._own_body(exchange, own)
+            body: Body | None = None
+            if own is not None:
+                body = self._own_body(exchange, own)
+            elif self._may_have_content():
+                body = await self._body(exchange)
+            else:
+                exchange.may_watch = True
             if own is not None or self._head is not head:
                 head.content_length = None if body is None else body.content_length
             answer = await ask(
@@ -182,6 +196,12 @@ class Call:
         )
         self._responses.append(ref(response))
         return response
+
+    def _may_have_content(self) -> bool:
+        """Whether ``_body`` has to be asked; where nobody else reads the channel, the head may tell."""
+        if self.channel is not None or (self.recorder is not None and self.recorder.touched):
+            return True
+        return may_have_content(self.scope, self.received)
 
     async def _body(self, exchange: Exchange) -> Body | None:
         """The client's content, as often as it can be had.

@@ -12,10 +12,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
-from attrs import define, field, frozen
+from attrs import frozen
 from fastapi import BackgroundTasks, Response, routing
 from fastapi.dependencies import utils
 from fastapi.exceptions import RequestValidationError
@@ -75,22 +75,25 @@ class _Step:
     response: str | None = None
 
 
-@define(eq=False)
 class Solved:
     """What came of the dependencies of one request.
 
     Attributes:
         request: The request.
         errors: What is wrong with parameters.
+        values: What calls have given that stand in the tree more than once.
         background: Tasks that were added, or None.
         response: The response that was edited, or None.
     """
 
-    request: Request
-    errors: list[Any] = field(factory=list)
+    # Most requests have none of these.
+    errors: Sequence[Any] = ()
     background: BackgroundTasks | None = None
     response: Response | None = None
-    values: dict[Any, Any] = field(factory=dict)
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.values: dict[Any, Any] = {}
 
 
 class Dependencies:
@@ -106,12 +109,12 @@ class Dependencies:
         self._dependant = dependant
         self._provider = provider
         # FastAPI reads these at every request: who adds to one of them later is heard, too.
-        lists = [
+        self._live = [
             getattr(each, name)
             for each in (*_all_of(dependant), dependant)
             for name in ("dependencies", *_PLACES)
         ]
-        self._lists = tuple((live, tuple(live)) for live in lists)
+        self._seen = [list(live) for live in self._live]
 
     @classmethod
     def read(cls, context: Any) -> Dependencies | None:
@@ -134,10 +137,8 @@ class Dependencies:
         """Whether they still are what was read, and the application puts no others in their place, as tests do."""
         if getattr(self._provider, "dependency_overrides", None):
             return False
-        for live, seen in self._lists:
-            if len(live) != len(seen) or (seen and tuple(live) != seen):
-                return False
-        return True
+        # Of the same things: they are compared by identity first, and it stops at the first difference.
+        return self._live == self._seen
 
     async def solve(self, request: Request) -> Solved:
         """Run them.
@@ -306,7 +307,8 @@ def _read_request(step: _Step, solved: Solved, arguments: dict[str, Any]) -> dic
     for fields, place in step.fields:
         values, errors = utils.request_params_to_args(fields, getattr(request, place))
         arguments.update(values)
-        solved.errors.extend(errors)
+        if errors:
+            solved.errors = [*solved.errors, *errors]
     for name in step.requests:
         arguments[name] = request
     if step.background is not None:

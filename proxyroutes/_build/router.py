@@ -50,7 +50,7 @@ __all__ = ["GatewayRouter", "make_router"]
 _MAX_INCLUSIONS = 64
 _FOUND = "proxyroutes.found"
 _LOOKED = "proxyroutes.looked"
-_NOT_LOOKED: tuple[Any, Any, tuple[Inclusion, Found] | None] = (None, None, None)
+_NOT_LOOKED: tuple[Any, Any, Any, tuple[Inclusion, Found] | None] = (None, None, None, None)
 _UNKNOWN: tuple[Dependencies | None, Any] = (None, None)
 
 
@@ -153,17 +153,19 @@ class GatewayRouter(APIRouter):
             # A middleware may have asked before it changed the request.
             scope.pop(_LOOKED, None)
             return super().matches(scope)
-        scope[_LOOKED] = (scope["fastapi"]["included_router"], _asked(scope), looked)
+        scope[_LOOKED] = (scope["method"], scope["path"], scope.get("root_path"), looked)
         return Match.FULL, {}
 
     @override
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve what is proven the short way, everything else through FastAPI."""
-        included, asked, looked = scope.pop(_LOOKED, _NOT_LOOKED)
+        method, path, root_path, looked = scope.pop(_LOOKED, _NOT_LOOKED)
         if (
             looked is None
-            or scope["fastapi"].get("included_router") is not included
-            or asked != _asked(scope)
+            or scope["fastapi"].get("included_router") is not looked[0].included
+            or scope["path"] is not path
+            or scope["method"] is not method
+            or scope.get("root_path") != root_path
         ):
             # `matches` has not just come to it.
             looked = self._look(scope)
@@ -198,15 +200,15 @@ class GatewayRouter(APIRouter):
             **path_parameters(found),
         }
         scope["fastapi"]["effective_route_context"] = inclusion.contexts[found.plan]
+        dependencies, app = inclusion.guarded.get(found.plan, _UNKNOWN)
+        if dependencies is not None and dependencies.hold():
+            await route.serve(app, found, scope, receive, send)
+            return
+        # The full path from here on; only what it would match is known already.
         scope[_FOUND] = _Located(
             inclusion.included, self, _asked(scope), found, captured, malformed=False
         )
-        dependencies, app = inclusion.guarded.get(found.plan, _UNKNOWN)
-        if dependencies is not None and dependencies.hold():
-            await route.serve(app, scope, receive, send)
-        else:
-            # The full path from here on; only what it would match is known already.
-            await route.handle(scope, receive, send)
+        await route.handle(scope, receive, send)
 
     def _choose_sessions(self, scope: Scope) -> None:
         included = scope["fastapi"].get("included_router") if "fastapi" in scope else None

@@ -144,12 +144,8 @@ class ProxyRoute(APIRoute):
         return await _answer(scope, Found(self.plan, [], 0), error, asks=False)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.serve(super().handle, scope, receive, send)
-
-    async def serve(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve by FastAPI's application of this route, or one of ``app_with``, and let go of what is left then."""
         try:
-            await app(scope, receive, send)
+            await super().handle(scope, receive, send)
         except ClientDisconnect:
             # It was raised while a stub read, or while what it made of a response was sent.
             if not isinstance(scope.get(CALL), Call):
@@ -158,6 +154,29 @@ class ProxyRoute(APIRoute):
             call = scope.get(CALL)
             if isinstance(call, Call):
                 call.end()
+
+    async def serve(
+        self, app: ASGIApp, found: Found, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Serve a silent stub by what ``app_with`` has made."""
+        try:
+            call = self._open(found, scope, receive)
+            received = stub_receive(call)
+        except GatewayError as error:
+            refusal = error
+
+            async def refuse_it(_: Request) -> Response:
+                return await _answer(scope, found, refusal)
+
+            await request_response(refuse_it)(scope, receive, send)
+            return
+        try:
+            await app(scope, received, send)
+        except ClientDisconnect:
+            # The client has left while a dependency read.
+            return
+        finally:
+            call.end()
 
     @override
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -170,46 +189,56 @@ class ProxyRoute(APIRoute):
         FastAPI puts the same around it as around its own handler: exit stacks, and the application's exception handlers.
         """
 
-        async def inner(request: Request) -> Response:
-            solved = await dependencies.solve(request)
-            response: Response = await request.scope[CALL].forward()
+        async def handler(request: Request) -> Response:
+            call: Call = request.scope[CALL]
+            try:
+                solved = await dependencies.solve(request)
+                response: Response = await call.forward()
+            except _ANSWERED as error:
+                return await _answer_error(error, request.scope, call)
             add_fields(response, solved.response)
             response.background = solved.background
             return response
 
-        return request_response(self._guarded(inner))
+        return request_response(handler)
 
     def _guarded(
         self, inner: Callable[[Request], Awaitable[Response]]
     ) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The guard, in front of what reads a request further."""
-        plan, owner, wraps = self.plan, self.owner, self._wraps
 
         async def handler(request: Request) -> Response:
             scope = request.scope
             method = scope.pop(METHOD, None)
             if method is not None:
                 scope["method"] = method
-            found = cast("Found", owner.locate(scope).found)
+            found = cast("Found", self.owner.locate(scope).found)
             try:
-                received = read_request(scope, plan, found)
-                call = Call(
-                    plan,
-                    found,
-                    scope,
-                    received,
-                    request.receive,
-                    wraps=wraps,
-                    find_pool=owner.find_pool,
-                )
-                scope[CALL] = call
+                call = self._open(found, scope, request.receive)
                 # Dependencies read too, those of an inclusion as well, of which this route knows nothing.
                 request = Request(scope, stub_receive(call), getattr(request, "_send"))  # noqa: B009 - private to Starlette.
             except GatewayError as error:
                 return await _answer(scope, found, error)
-            return await _run(inner, request, call)
+            try:
+                return await inner(request)
+            except _ANSWERED as error:
+                return await _answer_error(error, scope, call)
 
         return handler
+
+    def _open(self, found: Found, scope: Scope, receive: Receive) -> Call:
+        """Guard a request, and begin its call."""
+        received = read_request(scope, self.plan, found)
+        call = scope[CALL] = Call(
+            self.plan,
+            found,
+            scope,
+            received,
+            receive,
+            wraps=self._wraps,
+            find_pool=self.owner.find_pool,
+        )
+        return call
 
 
 def _refuse_target(scope: Scope) -> GatewayError | None:
@@ -221,22 +250,21 @@ def _refuse_target(scope: Scope) -> GatewayError | None:
     return None
 
 
-async def _run(
-    inner: Callable[[Request], Awaitable[Response]], request: Request, call: Call
-) -> Response:
-    try:
-        return await inner(request)
-    except BodyRefusedError as error:
-        return await _answer(request.scope, call.found, error.refusal, call.pool)
-    except HTTPException as error:
-        # What FastAPI makes of any exception that is raised while it reads a body.
-        if call.misread is not None:
-            raise call.misread from error
-        raise
-    except GatewayError as error:
-        return await _answer(request.scope, call.found, error, call.pool)
-    except ClientDisconnect:
+_ANSWERED = (GatewayError, HTTPException, ClientDisconnect)
+"""What is not left to the application alone."""
+
+
+async def _answer_error(error: Exception, scope: Scope, call: Call) -> Response:
+    if isinstance(error, BodyRefusedError):
+        return await _answer(scope, call.found, error.refusal, call.pool)
+    if isinstance(error, GatewayError):
+        return await _answer(scope, call.found, error, call.pool)
+    if isinstance(error, ClientDisconnect):
         return GoneResponse()
+    if call.misread is not None:
+        # An HTTPException is what FastAPI makes of any exception that is raised while it reads a body.
+        raise call.misread from error
+    raise error
 
 
 async def _answer(

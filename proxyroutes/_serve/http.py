@@ -40,6 +40,7 @@ __all__ = [
     "ask",
     "attempts",
     "fail",
+    "may_have_content",
     "open_exchange",
     "read_body",
     "record_refusal",
@@ -69,11 +70,7 @@ async def serve_http(plan: Plan, found: Found, scope: Scope, receive: Receive, s
             state = pool.state()
             exchange.pool, exchange.timeouts = state.name, timeouts_of(plan, state)
         body: Body | None = None
-        if (
-            received.chunked
-            or received.content_length is not None
-            or scope.get("http_version", "1.1") not in _HTTP1
-        ):
+        if may_have_content(scope, received):
             body = await read_body(exchange, plan, scope, received)
         else:
             exchange.may_watch = True
@@ -142,6 +139,15 @@ def record_refusal(
     exchange.scope = scope
     fail(exchange, error)
     exchange.end()
+
+
+def may_have_content(scope: Scope, received: ReceivedFields) -> bool:
+    """Whether ``read_body`` has to be asked."""
+    return (
+        received.chunked
+        or received.content_length is not None
+        or scope.get("http_version", "1.1") not in _HTTP1
+    )
 
 
 async def read_body(
