@@ -23,7 +23,7 @@ def _destinations() -> list[str]:
     return [f"http://127.0.{n // 250}.{n % 250 + 1}:{port}" for n in range(_DESTINATIONS)]
 
 
-def _proxy(*, access_log: bool = False, **pool_options: Any) -> Any:
+def _proxy(*, access_log: Any = False, **pool_options: Any) -> Any:
     from proxyroutes import Proxy, UpstreamPool
 
     proxy = Proxy(access_log=access_log)
@@ -120,6 +120,8 @@ def _router_access_log() -> Any:
 
     from fastapi import FastAPI
 
+    from proxyroutes.settings import AccessLog
+
     lines: Any = queue.SimpleQueue()
     logger = logging.getLogger("proxyroutes.access")
     logger.setLevel(logging.INFO)
@@ -127,7 +129,7 @@ def _router_access_log() -> Any:
     logger.addHandler(logging.handlers.QueueHandler(lines))
     sink = logging.FileHandler(os.devnull)
     logging.handlers.QueueListener(lines, sink).start()
-    proxy = _proxy(access_log=True)
+    proxy = _proxy(access_log=AccessLog(delay=0.025))
     app = FastAPI()
     app.include_router(proxy.build_router())
     return app

@@ -407,10 +407,10 @@ class ExchangeRecord:
         The time before the first attempt, without the wait for a place, and the time between the response's head and
         its relay; a stub's own work is in it. All of it where nothing was asked of an upstream.
         """
-        tries = self.tries
-        if not tries:
+        first = self.earlier[0] if self.earlier else self.attempt
+        if first is None:
             return max(0.0, self.total_seconds - self.queued)
-        before = tries[0].began_at - self.started - self.queued
+        before = first.began_at - self.started - self.queued
         after = self.relayed - self.head if self.relayed and self.head else 0.0
         return max(0.0, before) + max(0.0, after)
 
