@@ -11,14 +11,17 @@ import asyncio
 import logging
 import re
 import weakref
+from collections.abc import Callable
 from contextvars import Context
+from functools import lru_cache
 from time import time
 from typing import Any
 from urllib.parse import unquote_plus
 
-from attrs import define, field
+from attrs import define
 from typing_extensions import override
 
+from proxyroutes._serve.guard import USUAL_METHODS
 from proxyroutes._serve.match import raw_path_of
 from proxyroutes._serve.websocket import SessionRecord
 from proxyroutes._state.loops import LoopStates
@@ -31,43 +34,40 @@ REDACTED = "[redacted]"
 """Stands in the place of what is never logged."""
 
 _logger = logging.getLogger("proxyroutes.access")
-_failures = logging.getLogger("proxyroutes.serve")
+_serve_logger = logging.getLogger("proxyroutes.serve")
 
 # Some upstreams take a semicolon for a separator, too.
 _PARAMETER = re.compile(r"([^&;=]+)=([^&;]*)")
-# Nothing to escape in it.
-_WORD = re.compile(r"[!#-~]+")
 _MAX_PATH = 2048
 _MAX_VALUE = 512
-_MOST_KEPT = 64
+# More of them would have the garbage collector run for them.
+_MOST_KEPT = 32
 _FORMAT = '%s "%s %s HTTP/%s" %s %d %.2fms route=%s destination=%s cause=%s'
 # Every attribute that is an exchange's, in the order in which a formatter that writes all of them shows them.
-_FIELDS: dict[str, Any] = dict.fromkeys(
-    (
-        "client",
-        "method",
-        "path",
-        "query",
-        "http_version",
-        "host",
-        "request_headers",
-        "route",
-        "pool",
-        "destination",
-        "status",
-        "cause",
-        "attempts",
-        "request_bytes",
-        "response_bytes",
-        "total_seconds",
-        "queue_seconds",
-        "connect_seconds",
-        "first_byte_seconds",
-        "overhead_seconds",
-    )
-)
+_FIELDS: dict[str, Any] = {
+    "client": None,
+    "method": "",
+    "path": "",
+    "query": "",
+    "http_version": None,
+    "host": None,
+    "request_headers": None,
+    "route": "",
+    "pool": None,
+    "destination": None,
+    "status": None,
+    "cause": None,
+    "attempts": 0,
+    "request_bytes": 0,
+    "response_bytes": 0,
+    "total_seconds": 0.0,
+    "queue_seconds": 0.0,
+    "connect_seconds": None,
+    "first_byte_seconds": None,
+    "overhead_seconds": 0.0,
+}
 
-# What a line is made of until it is handed over: the attributes of its record.
+# The attributes of a record.
 _Line = dict[str, Any]
 
 
@@ -84,35 +84,28 @@ class _Record(logging.LogRecord):
         return logging.makeLogRecord, (self.__dict__,)
 
 
-@define(eq=False)
-class _Batch:
-    """Lines of one loop that wait to be handed over.
+class _Batch(list[tuple[float, ExchangeRecord]]):
+    """Exchanges of one loop that wait to be logged, each with the time of its end.
 
     Attributes:
-        blank: What they have alike.
-        timer: Hands them over.
-        lines: The lines, first one first.
+        timer: Has them logged.
     """
 
-    blank: _Line
+    __slots__ = ("timer",)
     timer: asyncio.TimerHandle
-    lines: list[_Line] = field(factory=list)
-
-
-_Batches = dict[asyncio.AbstractEventLoop, _Batch]
 
 
 @define(eq=False)
 class _Closer:
-    """Hands over what waits on a loop before that is closed; what comes then does not wait."""
+    """Has logged what waits on a loop before that is closed; what ends then does not wait."""
 
-    batches: _Batches
+    flush: Callable[[asyncio.AbstractEventLoop], None]
     closed: weakref.WeakSet[asyncio.AbstractEventLoop]
 
     async def aclose(self) -> None:
         loop = asyncio.get_running_loop()
         self.closed.add(loop)
-        _hand_over(self.batches, loop)
+        self.flush(loop)
 
 
 class AccessLogger:
@@ -130,56 +123,79 @@ class AccessLogger:
             for name in recipe.request_headers
         }
         self._delay = recipe.delay
-        self._batches: _Batches = {}
+        self._batches: dict[asyncio.AbstractEventLoop, _Batch] = {}
         self._closers: LoopStates[_Closer] = LoopStates()
         self._closed: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
-        # At the end of the process, too, for loops that were left as they were.
-        weakref.finalize(self, _hand_over_all, self._batches)
 
     def __call__(self, record: ExchangeRecord) -> None:
         """Log one, or keep it until it is logged with others."""
-        if not _logger.isEnabledFor(logging.INFO):
-            return
         loop = _running_loop() if self._delay else None
-        if loop is None or loop in self._closed:
-            blank = _blank()
-            line = blank.copy()
-            self._fill(line, record)
-            _log(line, blank)
-            return
-        batch = self._batches.get(loop)
+        batch = None if loop is None else self._batches.get(loop) or self._begin(loop)
         if batch is None:
-            batch = self._begin(loop)
-        line = batch.blank.copy()
-        self._fill(line, record)
-        batch.lines.append(line)
-        if len(batch.lines) >= _MOST_KEPT:
-            _hand_over(self._batches, loop)
+            if _logger.isEnabledFor(logging.INFO):
+                self._log(record, time(), _blank())
+            return
+        batch.append((time(), record))
+        if len(batch) >= _MOST_KEPT and loop is not None:
+            self.flush(loop)
 
-    def flush(self) -> None:
-        """Hand over what waits on the running loop."""
-        _hand_over(self._batches, asyncio.get_running_loop())
+    def flush(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Log what waits on a loop."""
+        batch = self._batches.pop(loop, None)
+        if batch is not None:
+            batch.timer.cancel()
+            if _logger.isEnabledFor(logging.INFO):
+                # Not in the context of the exchange that happens to be the first, or the last.
+                Context().run(self._log_all, batch)
 
-    def _begin(self, loop: asyncio.AbstractEventLoop) -> _Batch:
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> _Batch | None:
+        """A new batch; None for a loop that is being closed, or a logger that is off."""
+        if loop in self._closed or not _logger.isEnabledFor(logging.INFO):
+            return None
         if self._closers.get(loop) is None:
-            self._closers.open_lazily(loop, _Closer(self._batches, self._closed))
+            self._closers.open_lazily(loop, _Closer(self.flush, self._closed))
+        batch = self._batches[loop] = _Batch()
         # One timer for many lines, and none while there are no lines.
-        timer = loop.call_later(self._delay, _hand_over, self._batches, loop)
-        batch = self._batches[loop] = _Batch(_blank(), timer)
-        if "taskName" in batch.blank:
-            # It would be the task of the first one.
-            batch.blank["taskName"] = None
+        batch.timer = loop.call_later(self._delay, self.flush, loop)
         return batch
 
+    def _log_all(self, batch: _Batch) -> None:
+        blank = _blank()
+        if "taskName" in blank:
+            # It is no exchange's.
+            blank["taskName"] = None
+        for created, record in batch:
+            try:
+                self._log(record, created, blank.copy())
+            except Exception:
+                # An application's filter may raise anything: the other lines are not lost with it.
+                _serve_logger.exception("an observer of exchanges failed")
+
+    def _log(self, record: ExchangeRecord, created: float, line: _Line) -> None:
+        """Log one, its fields written into what every line has."""
+        self._fill(line, record)
+        logged: logging.LogRecord
+        if "msg" in line:
+            logged = _Record.__new__(_Record)
+            logged.__dict__ = line
+        else:
+            # Made here and not by `info()`, which looks for a caller that says nothing in every line.
+            logged = logging.getLogRecordFactory()(
+                _logger.name, logging.INFO, __file__, 0, _FORMAT, (), None, "access"
+            )
+            logged.__dict__.update(line)
+        # Of when it ended, and not of now.
+        logged.relativeCreated += (created - logged.created) * 1000.0
+        logged.msecs = created % 1.0 * 1000.0 // 1.0
+        logged.created = created
+        _logger.handle(logged)
+
     def _fill(self, line: _Line, record: ExchangeRecord) -> None:
-        """Write what is logged of an exchange into a line, and when it was."""
-        line["created"] = time()
+        """Write what is logged of an exchange into a line."""
         method = record.method
-        if not (method.isascii() and method.isprintable()):
+        if method not in USUAL_METHODS:
             method = _printable(method.encode("utf-8", "replace"))
         line["method"] = method
-        line["client"] = line["http_version"] = line["host"] = None
-        line["path"] = line["query"] = ""
         line["request_headers"] = {}
         scope = record.scope
         if scope is not None:
@@ -225,7 +241,10 @@ class AccessLogger:
             # A server that trusts X-Forwarded-For gives whatever text stands there.
             line["client"] = _one_word(str(client[0]))
         line["http_version"] = scope.get("http_version")
-        line["path"] = _printable(raw_path_of(scope)[:_MAX_PATH])
+        path = scope.get("raw_path")
+        if path is None or b"?" in path:
+            path = raw_path_of(scope)
+        line["path"] = _printable(path[:_MAX_PATH])
         query = scope.get("query_string")
         if query and self._query:
             line["query"] = self._redact(_printable(query[:_MAX_PATH]))
@@ -233,7 +252,7 @@ class AccessLogger:
         headers: dict[str, str] = line["request_headers"]
         for name, value in scope["headers"]:
             if name == b"host":
-                line["host"] = _printable(value[:_MAX_VALUE])
+                line["host"] = _shown_host(value)
             if name in wanted:
                 text, secret = wanted[name]
                 shown = REDACTED if secret else self._shown(value)
@@ -256,10 +275,15 @@ class AccessLogger:
         return f"{address}?{self._redact(query)}" if self._query else address
 
 
+# Clients and hosts come again and again.
+@lru_cache(1024)
+def _shown_host(value: bytes) -> str:
+    return _printable(value[:_MAX_VALUE])
+
+
+@lru_cache(1024)
 def _one_word(text: str) -> str:
     """Text that cannot be taken for more than one part of a line."""
-    if len(text) <= _MAX_VALUE and _WORD.fullmatch(text):
-        return text
     shown = _printable(text.encode("utf-8", "replace")[:_MAX_VALUE])
     return shown.replace(" ", "%20").replace('"', "%22")
 
@@ -281,52 +305,10 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 def _blank() -> _Line:
-    """What every line of now has alike; nothing where the application makes its records itself."""
+    """What every line of now has alike; the fields alone where the application makes its records itself."""
     if logging.getLogRecordFactory() is not logging.LogRecord:
-        return {}
+        return _FIELDS.copy()
     record = logging.LogRecord(
         _logger.name, logging.INFO, __file__, 0, _FORMAT, None, None, "access"
     )
     return record.__dict__ | _FIELDS
-
-
-def _log(line: _Line, blank: _Line) -> None:
-    """Hand one line over to ``logging``, with the time at which its exchange ended."""
-    if blank:
-        record: logging.LogRecord = _Record.__new__(_Record)
-        record.__dict__ = line
-        made, relative = blank["created"], blank["relativeCreated"]
-    else:
-        # Made here and not by `info()`, which looks for a caller that says nothing in every line.
-        record = logging.getLogRecordFactory()(
-            _logger.name, logging.INFO, __file__, 0, _FORMAT, (), None, "access"
-        )
-        made, relative = record.created, record.relativeCreated
-        record.__dict__.update(line)
-    created = line["created"]
-    record.msecs = created % 1.0 * 1000.0 // 1.0
-    record.relativeCreated = relative + (created - made) * 1000.0
-    _logger.handle(record)
-
-
-def _log_all(batch: _Batch) -> None:
-    for line in batch.lines:
-        try:
-            _log(line, batch.blank)
-        except Exception:
-            # The others are not lost with it.
-            _failures.exception("an access log line failed")
-
-
-def _hand_over(batches: _Batches, loop: asyncio.AbstractEventLoop) -> None:
-    """Log what waits on a loop."""
-    batch = batches.pop(loop, None)
-    if batch is not None:
-        batch.timer.cancel()
-        # Not in the context of the exchange that happens to be the last, or the first.
-        Context().run(_log_all, batch)
-
-
-def _hand_over_all(batches: _Batches) -> None:
-    for loop in tuple(batches):
-        _hand_over(batches, loop)
