@@ -283,6 +283,7 @@ def factory():
     def make(*arguments, **keywords):
         record = Own(*arguments, **keywords)
         record.release = "1.2"
+        record.text = record.getMessage()
         return record
 
     before = logging.getLogRecordFactory()
@@ -302,6 +303,7 @@ def test_the_applications_own_records_are_used(logged, factory):
         line.host,
     )
     assert line.getMessage().startswith('192.0.2.7 "GET /api/a%20b HTTP/1.1" 200 ')
+    assert line.getMessage() == line.text
 
 
 # Lines that are kept.
