@@ -40,8 +40,7 @@ _serve_logger = logging.getLogger("proxyroutes.serve")
 _PARAMETER = re.compile(r"([^&;=]+)=([^&;]*)")
 _MAX_PATH = 2048
 _MAX_VALUE = 512
-# More of them would have the garbage collector run for them.
-_MOST_KEPT = 32
+_MOST_KEPT = 64
 _FORMAT = '%s "%s %s HTTP/%s" %s %d %.2fms route=%s destination=%s cause=%s'
 # Every attribute that is an exchange's, in the order in which a formatter that writes all of them shows them.
 _FIELDS: dict[str, Any] = {
