@@ -5,6 +5,7 @@ No logic of its own lives here: each method hands over to the room where it belo
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -31,9 +32,10 @@ from proxyroutes._build.websockets import imperative_session_plan, relay
 from proxyroutes._declare.groups import RouteGroup, SharedOptions
 from proxyroutes._declare.registry import Registry, flatten
 from proxyroutes._operate.access_log import AccessLogger
+from proxyroutes._operate.counters import Counters
 from proxyroutes._operate.explain import HeaderValues, explain
 from proxyroutes._operate.explanation import Explanation
-from proxyroutes._operate.metrics import Collector, Counters, make_metrics_router
+from proxyroutes._operate.metrics import Collector, make_metrics_router
 from proxyroutes._operate.openapi.documents import Documents
 from proxyroutes._operate.status.board import Source
 from proxyroutes._operate.status.router import make_status_router
@@ -102,9 +104,11 @@ class Proxy(RouteGroup):
         self.monitor = monitor or HealthMonitor()
         self._lifespan = Lifespan(self.monitor)
         self._observers = [on_exchange] if callable(on_exchange) else list(on_exchange)
+        self._access_logger: AccessLogger | None = None
         if access_log:
             recipe = AccessLog() if access_log is True else access_log
-            self._observers.append(AccessLogger(recipe))
+            self._access_logger = AccessLogger(recipe)
+            self._observers.append(self._access_logger)
         self._registry.observers = self._observers
         self._defaults = Defaults(
             monitor=self.monitor,
@@ -377,7 +381,11 @@ class Proxy(RouteGroup):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._lifespan.leave()
+        try:
+            await self._lifespan.leave()
+        finally:
+            if self._access_logger is not None:
+                self._access_logger.flush(asyncio.get_running_loop())
 
     async def forward(
         self,

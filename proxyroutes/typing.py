@@ -385,7 +385,10 @@ class ExchangeRecord:
         attempt = self.attempt
         if attempt is None or not attempt.connected_at:
             return None
-        return max(0.0, attempt.connected_at - attempt.began_at)
+        seconds = attempt.connected_at - attempt.began_at
+        if seconds > 0.0:
+            return seconds
+        return 0.0
 
     @property
     def first_byte_seconds(self) -> float | None:
@@ -393,12 +396,18 @@ class ExchangeRecord:
         attempt = self.attempt
         if attempt is None or not attempt.connected_at or not self.head:
             return None
-        return max(0.0, self.head - attempt.connected_at)
+        seconds = self.head - attempt.connected_at
+        if seconds > 0.0:
+            return seconds
+        return 0.0
 
     @property
     def total_seconds(self) -> float:
         """From its beginning to its end."""
-        return max(0.0, self.ended - self.started)
+        seconds = self.ended - self.started
+        if seconds > 0.0:
+            return seconds
+        return 0.0
 
     @property
     def overhead_seconds(self) -> float:
@@ -407,12 +416,17 @@ class ExchangeRecord:
         The time before the first attempt, without the wait for a place, and the time between the response's head and
         its relay; a stub's own work is in it. All of it where nothing was asked of an upstream.
         """
-        tries = self.tries
-        if not tries:
+        first = self.earlier[0] if self.earlier else self.attempt
+        if first is None:
             return max(0.0, self.total_seconds - self.queued)
-        before = tries[0].began_at - self.started - self.queued
-        after = self.relayed - self.head if self.relayed and self.head else 0.0
-        return max(0.0, before) + max(0.0, after)
+        seconds = 0.0
+        before = first.began_at - self.started - self.queued
+        if before > 0.0:
+            seconds += before
+        head, relayed = self.head, self.relayed
+        if head and relayed > head:
+            seconds += relayed - head
+        return seconds
 
 
 class UpstreamResponse(Protocol):

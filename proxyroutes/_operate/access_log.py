@@ -7,13 +7,24 @@ escaped: it cannot end a line or move a terminal's cursor.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
+import weakref
+from collections.abc import Callable
+from contextvars import Context
+from functools import lru_cache
+from time import time
 from typing import Any
 from urllib.parse import unquote_plus
 
+from attrs import define
+from typing_extensions import override
+
+from proxyroutes._serve.guard import USUAL_METHODS
 from proxyroutes._serve.match import raw_path_of
 from proxyroutes._serve.websocket import SessionRecord
+from proxyroutes._state.loops import LoopStates
 from proxyroutes.settings import AccessLog
 from proxyroutes.typing import ExchangeRecord, Scope
 
@@ -23,19 +34,84 @@ REDACTED = "[redacted]"
 """Stands in the place of what is never logged."""
 
 _logger = logging.getLogger("proxyroutes.access")
+_serve_logger = logging.getLogger("proxyroutes.serve")
 
 # Some upstreams take a semicolon for a separator, too.
 _PARAMETER = re.compile(r"([^&;=]+)=([^&;]*)")
 _MAX_PATH = 2048
 _MAX_VALUE = 512
+_MOST_KEPT = 64
 _FORMAT = '%s "%s %s HTTP/%s" %s %d %.2fms route=%s destination=%s cause=%s'
+# Every attribute that is an exchange's, in the order in which a formatter that writes all of them shows them.
+_FIELDS: dict[str, Any] = {
+    "client": None,
+    "method": "",
+    "path": "",
+    "query": "",
+    "http_version": None,
+    "host": None,
+    "request_headers": None,
+    "route": "",
+    "pool": None,
+    "destination": None,
+    "status": None,
+    "cause": None,
+    "attempts": 0,
+    "request_bytes": 0,
+    "response_bytes": 0,
+    "total_seconds": 0.0,
+    "queue_seconds": 0.0,
+    "connect_seconds": None,
+    "first_byte_seconds": None,
+    "overhead_seconds": 0.0,
+}
+
+# The attributes of a record.
+_Line = dict[str, Any]
+
+
+class _Record(logging.LogRecord):
+    """A record that is copied as fast as a dictionary: a ``QueueHandler`` copies every one. Pickled, it is a plain one."""
+
+    def __copy__(self) -> _Record:
+        copied = _Record.__new__(_Record)
+        copied.__dict__ = self.__dict__.copy()
+        return copied
+
+    @override
+    def __reduce__(self) -> tuple[Any, ...]:
+        return logging.makeLogRecord, (self.__dict__,)
+
+
+class _Batch(list[tuple[float, ExchangeRecord]]):
+    """Exchanges of one loop that wait to be logged, each with the time of its end.
+
+    Attributes:
+        timer: Has them logged.
+    """
+
+    __slots__ = ("timer",)
+    timer: asyncio.TimerHandle
+
+
+@define(eq=False)
+class _Closer:
+    """Has logged what waits on a loop before that is closed; what ends then does not wait."""
+
+    flush: Callable[[asyncio.AbstractEventLoop], None]
+    closed: weakref.WeakSet[asyncio.AbstractEventLoop]
+
+    async def aclose(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.closed.add(loop)
+        self.flush(loop)
 
 
 class AccessLogger:
     """The observer: logs each ended exchange and session.
 
     Args:
-        recipe: What is logged of it.
+        recipe: What is logged of it, and when.
     """
 
     def __init__(self, recipe: AccessLog) -> None:
@@ -45,81 +121,144 @@ class AccessLogger:
             name.encode("latin-1"): (name, name in recipe.secret_headers)
             for name in recipe.request_headers
         }
+        self._delay = recipe.delay
+        self._batches: dict[asyncio.AbstractEventLoop, _Batch] = {}
+        self._closers: LoopStates[_Closer] = LoopStates()
+        self._closed: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 
     def __call__(self, record: ExchangeRecord) -> None:
-        """Log one."""
-        if not _logger.isEnabledFor(logging.INFO):
+        """Log one, or keep it until it is logged with others."""
+        loop = _running_loop() if self._delay else None
+        batch = None if loop is None else self._batches.get(loop) or self._begin(loop)
+        if batch is None:
+            if _logger.isEnabledFor(logging.INFO):
+                self._log(record, time(), _blank())
             return
-        fields = self.fields(record)
-        path, query = fields["path"], fields["query"]
-        arguments = (
-            fields["client"] or "-",
-            fields["method"],
-            # A quotation mark would end what is quoted in the line.
-            (f"{path}?{query}" if query else path).replace('"', "%22"),
-            fields["http_version"] or "-",
-            "-" if record.status is None else record.status,
-            record.response_bytes,
-            fields["total_seconds"] * 1000.0,
-            fields["route"],
-            fields["destination"] or "-",
-            fields["cause"] or "-",
-        )
-        # Made here and not by `info()`, which looks for a caller that says nothing in every line.
-        line = logging.getLogRecordFactory()(
-            _logger.name, logging.INFO, __file__, 0, _FORMAT, arguments, None, "access"
-        )
-        line.__dict__.update(fields)
-        _logger.handle(line)
+        batch.append((time(), record))
+        if len(batch) >= _MOST_KEPT and loop is not None:
+            self.flush(loop)
 
-    def fields(self, record: ExchangeRecord) -> dict[str, Any]:
-        """What is logged of an exchange, by name."""
+    def flush(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Log what waits on a loop."""
+        batch = self._batches.pop(loop, None)
+        if batch is not None:
+            batch.timer.cancel()
+            if _logger.isEnabledFor(logging.INFO):
+                # Not in the context of the exchange that happens to be the first, or the last.
+                Context().run(self._log_all, batch)
+
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> _Batch | None:
+        """A new batch; None for a loop that is being closed, or a logger that is off."""
+        if loop in self._closed or not _logger.isEnabledFor(logging.INFO):
+            return None
+        if self._closers.get(loop) is None:
+            self._closers.open_lazily(loop, _Closer(self.flush, self._closed))
+        batch = self._batches[loop] = _Batch()
+        # One timer for many lines, and none while there are no lines.
+        batch.timer = loop.call_later(self._delay, self.flush, loop)
+        return batch
+
+    def _log_all(self, batch: _Batch) -> None:
+        blank = _blank()
+        if "taskName" in blank:
+            # It is no exchange's.
+            blank["taskName"] = None
+        for created, record in batch:
+            try:
+                self._log(record, created, blank.copy())
+            except Exception:
+                # An application's filter may raise anything: the other lines are not lost with it.
+                _serve_logger.exception("an observer of exchanges failed")
+
+    def _log(self, record: ExchangeRecord, created: float, line: _Line) -> None:
+        """Log one, its fields written into what every line has."""
+        self._fill(line, record)
+        logged: logging.LogRecord
+        if "msg" in line:
+            logged = _Record.__new__(_Record)
+            logged.__dict__ = line
+        else:
+            # Made here and not by `info()`, which looks for a caller that says nothing in every line.
+            logged = logging.getLogRecordFactory()(
+                _logger.name,
+                logging.INFO,
+                __file__,
+                0,
+                _FORMAT,
+                line.pop("args"),
+                None,
+                "access",
+            )
+            logged.__dict__.update(line)
+        # Of when it ended, and not of now.
+        logged.relativeCreated += (created - logged.created) * 1000.0
+        logged.msecs = created % 1.0 * 1000.0 // 1.0
+        logged.created = created
+        _logger.handle(logged)
+
+    def _fill(self, line: _Line, record: ExchangeRecord) -> None:
+        """Write what is logged of an exchange into a line."""
+        method = record.method
+        if method not in USUAL_METHODS:
+            method = _printable(method.encode("utf-8", "replace"))
+        line["method"] = method
+        line["request_headers"] = {}
         scope = record.scope
-        fields: dict[str, Any] = {
-            "client": None,
-            "method": _printable(record.method.encode("utf-8", "replace")),
-            "path": "",
-            "query": "",
-            "http_version": None,
-            "host": None,
-            "request_headers": {},
-            "route": record.route,
-            "pool": record.pool,
-            "destination": record.destination,
-            "status": record.status,
-            "cause": record.cause,
-            "attempts": record.attempts,
-            "request_bytes": record.request_bytes,
-            "response_bytes": record.response_bytes,
-            "total_seconds": record.total_seconds,
-            "queue_seconds": record.queued,
-            "connect_seconds": record.connect_seconds,
-            "first_byte_seconds": record.first_byte_seconds,
-            "overhead_seconds": record.overhead_seconds,
-        }
         if scope is not None:
-            self._read_scope(scope, fields)
+            self._read_scope(scope, line)
+        line["route"] = route = record.route
+        line["pool"] = record.pool
+        line["destination"] = destination = record.destination
+        line["status"] = status = record.status
+        line["cause"] = cause = record.cause
+        line["attempts"] = record.attempts
+        line["request_bytes"] = record.request_bytes
+        line["response_bytes"] = response_bytes = record.response_bytes
+        line["total_seconds"] = seconds = record.total_seconds
+        line["queue_seconds"] = record.queued
+        line["connect_seconds"] = record.connect_seconds
+        line["first_byte_seconds"] = record.first_byte_seconds
+        line["overhead_seconds"] = record.overhead_seconds
         if isinstance(record, SessionRecord) and record.ending is not None:
-            fields["session_side"] = record.ending.side.value
-            fields["session_code"] = record.ending.code
-            fields["request_messages"] = record.request_messages
-            fields["response_messages"] = record.response_messages
-        return fields
+            line["session_side"] = record.ending.side.value
+            line["session_code"] = record.ending.code
+            line["request_messages"] = record.request_messages
+            line["response_messages"] = record.response_messages
+        path, query = line["path"], line["query"]
+        if query:
+            path = f"{path}?{query}"
+        line["args"] = (
+            line["client"] or "-",
+            method,
+            # A quotation mark would end what is quoted in the line.
+            path.replace('"', "%22"),
+            line["http_version"] or "-",
+            "-" if status is None else status,
+            response_bytes,
+            seconds * 1000.0,
+            route,
+            destination or "-",
+            cause or "-",
+        )
 
-    def _read_scope(self, scope: Scope, fields: dict[str, Any]) -> None:
+    def _read_scope(self, scope: Scope, line: _Line) -> None:
         client = scope.get("client")
-        # A server that trusts X-Forwarded-For gives whatever text stands there.
-        fields["client"] = _one_word(str(client[0])) if client else None
-        fields["http_version"] = scope.get("http_version")
-        fields["path"] = _printable(raw_path_of(scope)[:_MAX_PATH])
+        if client:
+            # A server that trusts X-Forwarded-For gives whatever text stands there.
+            line["client"] = _one_word(str(client[0]))
+        line["http_version"] = scope.get("http_version")
+        path = scope.get("raw_path")
+        if path is None or b"?" in path:
+            path = raw_path_of(scope)
+        line["path"] = _printable(path[:_MAX_PATH])
         query = scope.get("query_string")
         if query and self._query:
-            fields["query"] = self._redact(_printable(query[:_MAX_PATH]))
+            line["query"] = self._redact(_printable(query[:_MAX_PATH]))
         wanted = self._headers
-        headers: dict[str, str] = fields["request_headers"]
+        headers: dict[str, str] = line["request_headers"]
         for name, value in scope["headers"]:
             if name == b"host":
-                fields["host"] = _printable(value[:_MAX_VALUE])
+                line["host"] = _shown_host(value)
             if name in wanted:
                 text, secret = wanted[name]
                 shown = REDACTED if secret else self._shown(value)
@@ -142,6 +281,13 @@ class AccessLogger:
         return f"{address}?{self._redact(query)}" if self._query else address
 
 
+# Clients and hosts come again and again.
+@lru_cache(1024)
+def _shown_host(value: bytes) -> str:
+    return _printable(value[:_MAX_VALUE])
+
+
+@lru_cache(1024)
 def _one_word(text: str) -> str:
     """Text that cannot be taken for more than one part of a line."""
     shown = _printable(text.encode("utf-8", "replace")[:_MAX_VALUE])
@@ -154,3 +300,22 @@ def _printable(raw: bytes) -> str:
     if text.isascii() and text.isprintable():
         return text
     return text.encode("unicode_escape").decode("ascii")
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        # An exchange that nobody waited for may end with its loop.
+        return None
+
+
+def _blank() -> _Line:
+    """What every line of now has alike; the fields alone where the application makes its records itself."""
+    if logging.getLogRecordFactory() is not logging.LogRecord:
+        return _FIELDS.copy()
+    record = logging.LogRecord(
+        _logger.name, logging.INFO, __file__, 0, _FORMAT, None, None, "access"
+    )
+    # A dictionary that has grown takes twice the memory of one that was made of so many, and so does each of its copies.
+    return dict([*record.__dict__.items(), *_FIELDS.items()])

@@ -1,181 +1,26 @@
 """Prometheus: what ended exchanges and the pools' states say, read at scrape (extra ``metrics``).
 
-Counting costs a request one look into a dictionary and a few additions; all that has to do with Prometheus is done when
-somebody asks. ``prometheus_client`` is imported then, and not before.
+All that has to do with Prometheus is done when somebody asks. ``prometheus_client`` is imported then, and not before.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from attrs import define, field, frozen
+from attrs import frozen
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from proxyroutes._serve.guard import USUAL_METHODS
-from proxyroutes._serve.websocket import SessionRecord
+from proxyroutes._operate.counters import Counters, Histogram, Key, Series
 from proxyroutes._state.pools import UpstreamPool
-from proxyroutes.typing import ExchangeRecord
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from prometheus_client.metrics_core import Metric
 
-__all__ = ["DURATION_BUCKETS", "OVERHEAD_BUCKETS", "Collector", "Counters", "make_metrics_router"]
-
-# A gateway's own share is below a millisecond: buckets that begin at 0.1 s would show nothing of it.
-# fmt: off
-DURATION_BUCKETS = (
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05,
-    0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
-)
-# fmt: on
-"""Upper bounds in seconds, for exchanges and the time to the first byte."""
-OVERHEAD_BUCKETS = (5e-05, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.1, 1.0)
-"""Upper bounds in seconds, for what the gateway itself adds."""
-SESSION_BUCKETS = (1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0)
-"""Upper bounds in seconds, for how long sessions last."""
-
-_MAX_SERIES = 10_000
-_OTHER = "other"
-
-
-class _Histogram:
-    """Counts by bucket, and their sum."""
-
-    __slots__ = ("bounds", "counts", "sum")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
-
-    def observe(self, seconds: float) -> None:
-        self.counts[bisect_left(self.bounds, seconds)] += 1
-        self.sum += seconds
-
-    def merge(self, other: _Histogram) -> None:
-        self.counts = [one + more for one, more in zip(self.counts, other.counts, strict=True)]
-        self.sum += other.sum
-
-    def cumulated(self) -> list[tuple[str, float]]:
-        """Prometheus' buckets: each counts all that are below its bound."""
-        total, buckets = 0, []
-        for bound, count in zip((*map(repr, self.bounds), "+Inf"), self.counts, strict=True):
-            total += count
-            buckets.append((bound, float(total)))
-        return buckets
-
-
-@frozen
-class _Key:
-    """What exchanges that are counted together have alike."""
-
-    route: str
-    pool: str
-    destination: str
-    method: str
-    status: str
-    cause: str
-    code: str
-
-
-@define(eq=False)
-class _Series:
-    """Counts of exchanges that are alike in every label."""
-
-    key: _Key
-    session: bool
-    count: int = 0
-    attempts: int = 0
-    request_bytes: int = 0
-    response_bytes: int = 0
-    request_messages: int = 0
-    response_messages: int = 0
-    total: _Histogram = field(init=False)
-    first_byte: _Histogram = field(init=False)
-    overhead: _Histogram = field(init=False)
-    queue: _Histogram = field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.total = _Histogram(SESSION_BUCKETS if self.session else DURATION_BUCKETS)
-        self.first_byte = _Histogram(DURATION_BUCKETS)
-        self.overhead = _Histogram(OVERHEAD_BUCKETS)
-        self.queue = _Histogram(DURATION_BUCKETS)
-
-
-class Counters:
-    """The observer: counts every ended exchange and session."""
-
-    def __init__(self) -> None:
-        self._series: dict[tuple[Any, ...], _Series] = {}
-
-    def __call__(self, record: ExchangeRecord) -> None:
-        """Count one."""
-        method = record.method
-        if method not in USUAL_METHODS:
-            # A client may make up methods; it must not make up series.
-            method = _OTHER
-        session = isinstance(record, SessionRecord)
-        ending = record.ending if isinstance(record, SessionRecord) else None
-        key = (
-            record.route,
-            record.pool,
-            record.destination,
-            method,
-            record.status,
-            record.cause,
-            session,
-            # Clients choose among a thousand private codes: those are one (RFC 6455 §7.4.2).
-            None if ending is None else (ending.side, min(ending.code, 3000)),
-        )
-        series = self._series.get(key)
-        if series is None:
-            series = self._add(key, session=session)
-        series.count += 1
-        series.attempts += record.attempts
-        series.request_bytes += record.request_bytes
-        series.response_bytes += record.response_bytes
-        series.total.observe(record.total_seconds)
-        series.overhead.observe(record.overhead_seconds)
-        first_byte = record.first_byte_seconds
-        if first_byte is not None:
-            series.first_byte.observe(first_byte)
-        if record.queued:
-            series.queue.observe(record.queued)
-        if isinstance(record, SessionRecord):
-            series.request_messages += record.request_messages
-            series.response_messages += record.response_messages
-
-    def _add(self, key: tuple[Any, ...], *, session: bool) -> _Series:
-        route, pool, destination, method, status, cause, _, ending = key
-        if len(self._series) >= _MAX_SERIES:
-            # Names that an application makes up, such as hosts that are proxied by URL, must not fill the memory.
-            pool = destination = _OTHER
-            key = (route, pool, destination, method, status, cause, session, ending)
-            if key in self._series:
-                return self._series[key]
-        labels = _Key(
-            route,
-            pool or "",
-            destination or "",
-            method,
-            "" if status is None else str(status),
-            cause or "",
-            "" if ending is None else f"{ending[0].value}-{ending[1]}",
-        )
-        series = self._series[key] = _Series(labels, session)
-        return series
-
-    def series(self) -> tuple[_Series, ...]:
-        """Every series as it is now; safe from any thread."""
-        return tuple(self._series.values())
-
-
-# At scrape.
+__all__ = ["Collector", "make_metrics_router"]
 
 
 @frozen
@@ -190,7 +35,7 @@ class _Level:
 
     name: str
     labels: tuple[str, ...]
-    of: Callable[[_Key], tuple[str, ...]]
+    of: Callable[[Key], tuple[str, ...]]
 
 
 _ROUTE = _Level("route", ("route",), lambda key: (key.route,))
@@ -227,7 +72,7 @@ class Collector:
         yield from _pool_metrics(self._pools())
 
 
-def _exchange_metrics(series: Sequence[_Series]) -> Iterator[Metric]:
+def _exchange_metrics(series: Sequence[Series]) -> Iterator[Metric]:
     yield _counter(
         _Level(
             "route",
@@ -268,7 +113,7 @@ def _exchange_metrics(series: Sequence[_Series]) -> Iterator[Metric]:
     )
 
 
-def _session_metrics(series: Sequence[_Series]) -> Iterator[Metric]:
+def _session_metrics(series: Sequence[Series]) -> Iterator[Metric]:
     yield _counter(
         _Level(
             "route",
@@ -296,7 +141,7 @@ def _session_metrics(series: Sequence[_Series]) -> Iterator[Metric]:
         )
 
 
-def _shared_metrics(series: Sequence[_Series]) -> Iterator[Metric]:
+def _shared_metrics(series: Sequence[Series]) -> Iterator[Metric]:
     for direction, count in (
         ("request", lambda one: one.request_bytes),
         ("response", lambda one: one.response_bytes),
@@ -333,8 +178,8 @@ def _counter(
     level: _Level,
     name: str,
     documentation: str,
-    series: Iterable[_Series],
-    count: Callable[[_Series], int],
+    series: Iterable[Series],
+    count: Callable[[Series], int],
 ) -> Metric:
     from prometheus_client.metrics_core import CounterMetricFamily  # noqa: PLC0415 - an extra
 
@@ -354,15 +199,15 @@ def _histogram(
     level: _Level,
     name: str,
     documentation: str,
-    series: Iterable[_Series],
-    part: Callable[[_Series], _Histogram],
+    series: Iterable[Series],
+    part: Callable[[Series], Histogram],
 ) -> Metric:
     from prometheus_client.metrics_core import HistogramMetricFamily  # noqa: PLC0415 - an extra
 
-    merged: dict[tuple[str, ...], _Histogram] = {}
+    merged: dict[tuple[str, ...], Histogram] = {}
     for one in series:
         own = part(one)
-        merged.setdefault(level.of(one.key), _Histogram(own.bounds)).merge(own)
+        merged.setdefault(level.of(one.key), Histogram(own.bounds)).merge(own)
     family = HistogramMetricFamily(
         f"proxyroutes_{level.name}_{name}", documentation, labels=level.labels
     )

@@ -54,8 +54,13 @@ class LoopStates(Generic[StateT]):
         return self._states.get(loop)
 
     def all(self) -> list[StateT]:
-        """Every state that is open."""
-        return list(self._states.values())
+        """Every state that is open; safe from any thread."""
+        while True:
+            try:
+                return list(self._states.values())
+            except RuntimeError:
+                # Another loop, in its own thread, has opened or closed its state meanwhile.
+                continue
 
     def open_lazily(self, loop: asyncio.AbstractEventLoop, state: StateT) -> None:
         """Keep a state that no lifespan opened; it is closed with its loop."""

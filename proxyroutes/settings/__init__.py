@@ -198,6 +198,11 @@ class AccessLog:
         secret_parameters: Names of query parameters whose value is never logged.
         secret_headers: Names of fields whose value is never logged, also where ``request_headers`` has them.
         query: Whether the query is logged at all.
+        delay: Seconds for which lines may be kept, so that many are handed over to ``logging`` at a time; each keeps its
+            own time. 0.0, the default, hands over each when its exchange ends.
+
+    Raises:
+        ValueError: If the delay is below 0, or longer than a second.
     """
 
     request_headers: tuple[str, ...] = field(
@@ -245,6 +250,11 @@ class AccessLog:
         converter=_to_names,
     )
     query: bool = True
+    delay: float = 0.0
+
+    def __attrs_post_init__(self) -> None:
+        if not 0.0 <= self.delay <= 1.0:
+            raise ValueError(f"the delay of a log is between 0 and 1 second: {self.delay!r}")
 
 
 @frozen(kw_only=True)

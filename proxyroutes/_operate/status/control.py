@@ -51,7 +51,7 @@ async def read_change(request: Request) -> Change:
             raise HTTPException(413, "A change is a small JSON object.")
     try:
         values = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise HTTPException(400, "A change is a JSON object.") from error
     if not isinstance(values, dict) or values.get("action") not in _ACTIONS:
         raise HTTPException(400, f"A change has an action: {', '.join(_ACTIONS)}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import signal
 from collections import deque
 from collections.abc import Callable
@@ -21,6 +22,8 @@ __all__ = ["MOST_VIEWERS", "EventStream", "Feed"]
 
 MOST_VIEWERS = 32
 """Streams at a time; one more is answered 503."""
+
+_logger = logging.getLogger("proxyroutes.status")
 
 _KEPT = 16
 """Ticks for those who reconnect, or read slowly; whoever is further behind gets a snapshot."""
@@ -88,6 +91,7 @@ class Feed:
     async def _run(self) -> None:
         clock = self.clock
         second = int(clock.monotonic())
+        failing = False
         while not self.closed:
             # Just after a second has begun, so that each tick has one whole second more than the last.
             left = 1.0 - clock.monotonic() % 1.0 + _AFTER_THE_SECOND
@@ -96,7 +100,15 @@ class Feed:
                 self._end()
             elif int(clock.monotonic()) != second:
                 second = int(clock.monotonic())
-                self.tick()
+                try:
+                    self.tick()
+                except Exception:
+                    # The next one may do better. Said once, and not every second.
+                    if not failing:
+                        _logger.exception("a tick of the status page failed")
+                    failing = True
+                else:
+                    failing = False
 
     def tick(self) -> None:
         """Look, and tell those who watch what has changed."""

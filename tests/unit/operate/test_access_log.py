@@ -1,5 +1,8 @@
 """What the access log says of an exchange, and what it never says."""
 
+import asyncio
+import contextvars
+import copy
 import json
 import logging
 import logging.handlers
@@ -9,6 +12,7 @@ import queue
 import pytest
 
 from proxyroutes import Proxy
+from proxyroutes._operate import access_log
 from proxyroutes._operate.access_log import AccessLogger
 from proxyroutes._serve.websocket import SessionRecord
 from proxyroutes.exceptions import Side
@@ -223,6 +227,13 @@ def test_it_is_off_unless_it_is_asked_for(value, expected):
     assert 0 == len(Proxy()._observers)
 
 
+@pytest.mark.parametrize("delay", [-0.001, 1.1, float("nan")])
+def test_a_delay_has_a_range(delay):
+    """A line that is kept for long is one that a crash loses."""
+    with pytest.raises(ValueError, match="between 0 and 1 second"):
+        AccessLog(delay=delay)
+
+
 def test_names_are_compared_in_lower_case():
     """However a user writes them."""
     recipe = AccessLog(
@@ -241,3 +252,231 @@ def test_a_client_that_a_server_took_from_a_field_cannot_forge_a_line(logged):
     line = logged(client=('1.2.3.4 "GET /a" 200\x1b[31m\x85', 0))
     assert line.client == r"1.2.3.4%20%22GET%20/a%22%20200\x1b[31m\xc2\x85"
     assert line.getMessage().startswith(f'{line.client} "GET ')
+
+
+def test_a_record_that_is_copied_is_another_one(logged):
+    """A queue's handler writes into its copy."""
+    line = logged()
+    copied = copy.copy(line)
+    expected = dict(line.__dict__)
+    copied.msg, copied.args = "x", None
+
+    assert expected == line.__dict__
+    assert {**expected, "msg": "x", "args": None} == copied.__dict__
+
+
+def test_a_pickled_record_needs_nothing_of_this_package(logged):
+    """A process that only writes lines may not have it."""
+    line = logged()
+    actual = pickle.loads(pickle.dumps(line))
+
+    assert (logging.LogRecord, line.__dict__) == (type(actual), actual.__dict__)
+
+
+@pytest.fixture
+def factory():
+    """Records are made by the application."""
+
+    class Own(logging.LogRecord):
+        """One of its own."""
+
+    def make(*arguments, **keywords):
+        record = Own(*arguments, **keywords)
+        record.release = "1.2"
+        record.text = record.getMessage()
+        return record
+
+    before = logging.getLogRecordFactory()
+    logging.setLogRecordFactory(make)
+    yield Own
+    logging.setLogRecordFactory(before)
+
+
+def test_the_applications_own_records_are_used(logged, factory):
+    """With every attribute that they have, and every one of the exchange."""
+    line = logged()
+
+    assert (factory, "1.2", "users", "shop.example") == (
+        type(line),
+        line.release,
+        line.pool,
+        line.host,
+    )
+    assert line.getMessage().startswith('192.0.2.7 "GET /api/a%20b HTTP/1.1" 200 ')
+    assert line.getMessage() == line.text
+
+
+# Lines that are kept.
+
+
+@pytest.fixture
+def lines(caplog):
+    """Routes of what was logged, in order."""
+    caplog.set_level(logging.INFO, "proxyroutes.access")
+    return lambda: [one.route for one in caplog.records]
+
+
+def log_routes(logger, *routes):
+    """Log an exchange of each route."""
+    for route in routes:
+        logger(make_record(scope=make_scope(), route=route))
+
+
+async def test_without_a_delay_a_line_is_there_at_once(lines):
+    """So that a test may look for it after the answer."""
+    log_routes(AccessLogger(AccessLog()), "a")
+
+    assert ["a"] == lines()
+
+
+async def test_lines_that_are_kept_come_together_and_in_order(lines):
+    """When the delay is over, with one timer for all."""
+    logger = AccessLogger(AccessLog(delay=0.001))
+    log_routes(logger, "a", "b", "c")
+    before = lines()
+    while not lines():
+        await asyncio.sleep(0)
+
+    assert ([], ["a", "b", "c"], {}) == (before, lines(), logger._batches)
+
+
+async def test_lines_that_are_many_do_not_wait(lines, monkeypatch):
+    """Nor does their timer log them again."""
+    monkeypatch.setattr(access_log, "_MOST_KEPT", 2)
+    logger = AccessLogger(AccessLog(delay=0.001))
+    log_routes(logger, "a", "b", "c")
+    before = lines()
+    await asyncio.sleep(0.01)
+
+    assert (["a", "b"], ["a", "b", "c"]) == (before, lines())
+
+
+@pytest.mark.parametrize("made_by", ["logging", "factory"])
+async def test_a_line_has_the_time_at_which_its_exchange_ended(
+    caplog, lines, monkeypatch, made_by, request
+):
+    """Not that of its hand-over."""
+    if made_by == "factory":
+        request.getfixturevalue("factory")
+    ended = iter([1_000.25, 1_001.5])
+    monkeypatch.setattr(access_log, "time", lambda: next(ended))
+    logger = AccessLogger(AccessLog(delay=1.0))
+    log_routes(logger, "a", "b")
+    logger.flush(asyncio.get_running_loop())
+    first, second = caplog.records
+
+    assert [(1_000.25, 250.0), (1_001.5, 500.0)] == [
+        (one.created, one.msecs) for one in caplog.records
+    ]
+    assert 1_250.0 == pytest.approx(second.relativeCreated - first.relativeCreated, abs=0.1)
+    assert ["a", "b"] == lines()
+
+
+async def test_a_line_that_fails_takes_no_other_with_it(caplog, lines):
+    """An application's filter raises."""
+
+    def refuse(line):
+        if line.route == "b":
+            raise ValueError("no")
+        return True
+
+    logger = AccessLogger(AccessLog(delay=1.0))
+    access = logging.getLogger("proxyroutes.access")
+    access.addFilter(refuse)
+    try:
+        log_routes(logger, "a", "b", "c")
+        logger.flush(asyncio.get_running_loop())
+    finally:
+        access.removeFilter(refuse)
+    failures = [one for one in caplog.records if one.name == "proxyroutes.serve"]
+
+    assert ["an observer of exchanges failed"] == [one.getMessage() for one in failures]
+    assert ["a", "c"] == [one.route for one in caplog.records if one not in failures]
+
+
+async def test_lines_that_are_kept_are_of_no_requests_context(lines):
+    """A filter that asks a context variable would be told of another request."""
+    user = contextvars.ContextVar("user", default=None)
+    seen = []
+    handler = logging.Handler()
+    handler.emit = lambda line: seen.append((line.route, user.get(), line.taskName))
+    access = logging.getLogger("proxyroutes.access")
+    access.addHandler(handler)
+    access.addFilter(ensure_task)
+    logger = AccessLogger(AccessLog(delay=0.001))
+    try:
+        user.set("first")
+        log_routes(logger, "a", "b")
+        user.set("last")
+        while not lines():
+            await asyncio.sleep(0)
+        log_routes(logger, "c")
+        logger.flush(asyncio.get_running_loop())
+    finally:
+        access.removeHandler(handler)
+        access.removeFilter(ensure_task)
+
+    assert [("a", None, None), ("b", None, None), ("c", None, None)] == seen
+
+
+def ensure_task(line):
+    """Before Python 3.12 no record had a task's name."""
+    line.__dict__.setdefault("taskName", None)
+    return True
+
+
+def test_what_waits_is_logged_before_its_loop_is_closed(lines):
+    """Also where no lifespan ends; what ends later does not wait for a timer that never comes."""
+    logger = AccessLogger(AccessLog(delay=1.0))
+    seen = []
+
+    async def late():
+        try:
+            yield
+        finally:
+            # Loops end their generators side by side.
+            await asyncio.sleep(0)
+            log_routes(logger, "b")
+            seen.append(lines())
+
+    async def run():
+        await anext(late_one)
+        log_routes(logger, "a")
+        seen.append(lines())
+
+    late_one = late()
+    asyncio.run(run())
+
+    assert ([[], ["a", "b"]], {}) == (seen, logger._batches)
+
+
+def test_an_exchange_that_ends_with_no_loop_is_logged_at_once(lines):
+    """Nobody waited for its end, and there is no timer."""
+    log_routes(AccessLogger(AccessLog(delay=1.0)), "a")
+
+    assert ["a"] == lines()
+
+
+async def test_what_waits_is_logged_when_the_proxy_stops(lines):
+    """Before the application lets go of its handlers."""
+    proxy = Proxy(access_log=AccessLog(delay=1.0))
+    async with proxy:
+        log_routes(proxy._observers[0], "a")
+        before = lines()
+
+    assert ([], ["a"]) == (before, lines())
+
+
+async def test_a_logger_that_is_off_keeps_nothing(caplog):
+    """Nor does one that is turned off meanwhile log what waits."""
+    logger = AccessLogger(AccessLog(delay=1.0))
+    loop = asyncio.get_running_loop()
+    caplog.set_level(logging.WARNING, "proxyroutes.access")
+    log_routes(logger, "a")
+    before = dict(logger._batches)
+    caplog.set_level(logging.INFO, "proxyroutes.access")
+    log_routes(logger, "b")
+    caplog.set_level(logging.WARNING, "proxyroutes.access")
+    logger.flush(loop)
+
+    assert ({}, [], {}) == (before, caplog.records, logger._batches)

@@ -7,8 +7,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxyroutes import Proxy, UpstreamPool
-from proxyroutes._operate import metrics
-from proxyroutes._operate.metrics import Collector, Counters
+from proxyroutes._operate import counters
+from proxyroutes._operate.counters import Counters
+from proxyroutes._operate.metrics import Collector
 from proxyroutes._serve.websocket import SessionRecord
 from proxyroutes.exceptions import Side
 from proxyroutes.transports._websocket_connection import Ending
@@ -191,7 +192,7 @@ def test_a_refused_exchange_has_a_route_and_no_destination():
 
 def test_there_is_an_end_to_series(monkeypatch):
     """Destinations that an application makes up become one when there are too many."""
-    monkeypatch.setattr(metrics, "_MAX_SERIES", 2)
+    monkeypatch.setattr(counters, "_MAX_SERIES", 2)
     samples = counted(*[make_record(destination=f"http://{number}") for number in range(10)])
     actual = sorted(
         value

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import threading
 import weakref
 
 import pytest
@@ -134,3 +135,33 @@ def test_two_loops_have_two_states(states):
     asyncio.run(use())
 
     assert ([1, 1], False) == ([state.closed for state in opened], opened[0] is opened[1])
+
+
+@pytest.fixture
+def loops():
+    """Two loops that do not run."""
+    loops = [asyncio.new_event_loop() for _ in range(2)]
+    yield loops
+    for loop in loops:
+        loop.close()
+
+
+def test_every_state_can_be_asked_for_while_a_loop_opens_one(states, loops, monkeypatch):
+    """A scrape asks in its own thread."""
+    first = states.enter(loops[0], State)
+
+    class Interrupted(weakref.WeakKeyDictionary):
+        """Another thread has its turn in the middle of a look at all of them."""
+
+        def values(self):
+            found = super().values()
+            yield next(found)
+            other = threading.Thread(target=states.enter, args=(loops[1], State))
+            other.start()
+            other.join()
+            yield from found
+
+    monkeypatch.setattr(states, "_states", Interrupted(states._states))
+    actual = states.all()
+
+    assert [first, states.get(loops[1])] == actual

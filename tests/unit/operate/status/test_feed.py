@@ -239,3 +239,24 @@ def test_a_stopping_server_is_known_by_its_signal_handler(monkeypatch):
     monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_DFL)
 
     assert (False, True, False) == (running, stopping, feed_module._server_is_stopping())
+
+
+async def test_a_tick_that_fails_is_not_the_last_one(feed, clock, monkeypatch, caplog):
+    """Whoever watches sees what comes after it; what is wrong is logged once, and not every second."""
+    viewer = Viewer(feed)
+    await viewer.next(2)
+    with monkeypatch.context() as broken:
+        broken.setattr(type(feed.board), "look", lambda board: 1 / 0)
+        for _ in range(3):
+            await clock.advance(1.0)
+    await clock.advance(1.0)
+
+    assert not feed._task.done()
+
+    await viewer.next(3)
+    failures = [one for one in caplog.records if one.name == "proxyroutes.status"]
+
+    assert ["snapshot", "snapshot"] == viewer.events
+    assert [("a tick of the status page failed", ZeroDivisionError)] == [
+        (one.getMessage(), one.exc_info[0]) for one in failures
+    ]
