@@ -149,7 +149,9 @@ class GatewayRouter(APIRouter):
             # `matches` has not just come to it.
             found = self._short_way(scope)
         if found is None:
-            if scope["type"] == "websocket" and await refuse_session(scope, send):
+            if scope["type"] == "websocket" and await refuse_session(
+                scope, receive, send, self.find
+            ):
                 return
             await super().handle(scope, receive, send)
             return

@@ -210,9 +210,13 @@ class SessionSide:
             record.status = 499
         return self.tunnel is not None
 
-    async def refuse(self) -> None:
-        """Refuse the client without asking the upstream."""
-        await self._refuse(self._begin(), refuse("refused by the stub", 403, "Forbidden"))
+    async def refuse(self, error: GatewayError | None = None) -> None:
+        """Refuse the client without asking the upstream, and end; None is the stub's doing."""
+        record = self._begin()
+        try:
+            await self._refuse(record, error or refuse("refused by the stub", 403, "Forbidden"))
+        finally:
+            record.end()
 
     def _begin(self) -> SessionRecord:
         plan = self.plan
@@ -234,7 +238,7 @@ class SessionSide:
         if isinstance(answer, tuple):
             await deny(self.scope, self._send, *answer)
         elif "websocket.http.response" in (self.scope.get("extensions") or ()):
-            await answer(self.scope, self._receive, self._send)
+            await _answer_as_http(answer, self.scope, self._receive, self._send)
         else:
             await deny(self.scope, self._send, *problem(error))
 
@@ -407,6 +411,24 @@ def _without_handshake(fields: Fields) -> Fields:
         for field in fields
         if field[0] != b"content-length" and not field[0].startswith(b"sec-websocket-")
     ]
+
+
+async def _answer_as_http(
+    answer: Callable[..., Any], scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Have an application that knows HTTP answer a handshake."""
+
+    async def receive_http() -> Message:
+        left = (await receive())["type"] == "websocket.disconnect"
+        return {"type": "http.disconnect" if left else "http.request"}
+
+    async def send_http(message: Message) -> None:
+        # As servers do for a request: that the client is gone is heard, and fails nothing.
+        with contextlib.suppress(OSError):
+            await send({**message, "type": f"websocket.{message['type']}"})
+
+    # Without the server's version of ASGI: what it says of OSError does not hold here.
+    await answer({**scope, "type": "http", "asgi": {}}, receive_http, send_http)
 
 
 async def deny(scope: Scope, send: Send, status: int, fields: Fields, body: bytes) -> None:
