@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from proxyroutes import HealthMonitor
+from proxyroutes.policies import Hedge
 from proxyroutes.testing import ScriptedOrigin, run_gateway
 from tests.integration.support import OK, eventually
 from tests.integration.test_outliers import ask, gateway_of, replies
@@ -68,6 +69,53 @@ async def test_an_exchange_is_cut_after_its_grace_time(sent):
             assert 1 == await pool.drain(old.url, grace=0.0)
             assert ("cut" if sent else 503) == await first
             assert (0, 0) == (pool.status()[0].failures, pool.state().in_flight)
+
+
+@pytest.mark.parametrize("drained", [0, 1], ids=["first", "second"])
+@pytest.mark.requirement("R-45")
+async def test_one_of_two_racing_attempts_is_cut_after_its_grace_time(drained):
+    """The other one goes on, and answers the request."""
+    release = asyncio.Event()
+
+    async def hang(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        await release.wait()
+        writer.write(OK)
+        await reader.read()
+
+    async with ScriptedOrigin(hang) as one, ScriptedOrigin(hang) as two:
+        origins = [one, two]
+        app, pool = gateway_of(one.url, two.url, route={"hedge": Hedge(after=0.01)})
+        async with run_gateway(app) as gateway:
+            asking = asyncio.create_task(ask(gateway.port))
+            await eventually(lambda: one.connections and two.connections)
+            destination = pool.state().destinations[drained]
+
+            assert (1, 0) == (
+                await pool.drain(origins[drained].url, grace=0.0),
+                destination.in_flight,
+            )
+            release.set()
+            assert (200, 0, 0) == (await asking, destination.failures, pool.state().in_flight)
+
+
+@pytest.mark.requirement("R-45")
+async def test_both_of_two_racing_attempts_are_cut_after_their_grace_time():
+    """Nobody is left: 503, and nobody is to blame."""
+
+    async def hang(reader, writer):
+        await reader.read()
+
+    async with ScriptedOrigin(hang) as one, ScriptedOrigin(hang) as two:
+        app, pool = gateway_of(one.url, two.url, route={"hedge": Hedge(after=0.01)})
+        async with run_gateway(app) as gateway:
+            asking = asyncio.create_task(ask(gateway.port))
+            await eventually(lambda: one.connections and two.connections)
+            cut = [await pool.drain(origin.url, grace=0.0) for origin in (one, two)]
+
+            assert ([1, 1], 503) == (cut, await asking)
+            assert [0, 0] == [status.failures for status in pool.status()]
+            assert 0 == pool.state().in_flight
 
 
 async def test_traffic_sees_nothing_of_changes():
