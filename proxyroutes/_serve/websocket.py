@@ -298,6 +298,8 @@ class SessionSide:
 
     async def _answer_client(self, record: SessionRecord, answer: Answer) -> None:
         await self._stop_watching()
+        # What has interrupted it meanwhile holds: its destination may be drained.
+        record.enter()
         record.opened()
         connection = cast("WebSocketConnection", answer.upstream)
         fields = _without_handshake(answer.fields)
@@ -306,20 +308,20 @@ class SessionSide:
             await deny(self.scope, self._send, answer.status, fields, connection.body)
             record.whole = True
             return
-        record.subprotocol = connection.subprotocol
-        accept = {
-            "type": "websocket.accept",
-            "subprotocol": connection.subprotocol,
-            "headers": fields,
-        }
+        record.subprotocol = chosen = connection.subprotocol
+        receive = self._receive if self._early is None else self._receive_early
+        tunnel = Tunnel(receive, self._send, connection, self.plan.settings, record)
+        # Before anything is waited for: a session in no sweeper would be overlooked by a drain.
+        cast("Sweeper", self._sessions).add(tunnel)
+        self.tunnel = tunnel
+        accept = {"type": "websocket.accept", "subprotocol": chosen, "headers": fields}
         try:
             await self._send(accept)
         except Exception as error:
             # Each server has an exception of its own for a client that is gone.
+            cast("Sweeper", self._sessions).discard(tunnel)
+            self.tunnel = None
             raise ClientLeft from error
-        receive = self._receive if self._early is None else self._receive_early
-        self.tunnel = Tunnel(receive, self._send, connection, self.plan.settings, record)
-        cast("Sweeper", self._sessions).add(self.tunnel)
 
     # The end.
 

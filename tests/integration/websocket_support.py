@@ -234,12 +234,18 @@ async def dial(
     upgrade: tuple[str, ...] = UPGRADE,
     surplus: bytes = b"",
     method: str = "GET",
+    known: list[Peer] | None = None,
 ) -> Peer:
-    """Ask for a session and read the answer's head, and its content where it is a refusal."""
+    """Ask for a session and read the answer's head, and its content where it is a refusal.
+
+    ``known`` gets the peer before it has an answer.
+    """
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**24)
     head = "\r\n".join([f"{method} {target} HTTP/1.1", "Host: gateway.test", *upgrade, *lines])
     writer.write(head.encode("latin-1") + b"\r\n\r\n" + surplus)
     peer = Peer(reader, writer, masks=True)
+    if known is not None:
+        known.append(peer)
     try:
         async with asyncio.timeout(DEADLINE):
             peer.head = await reader.readuntil(b"\r\n\r\n")
@@ -286,11 +292,15 @@ class Sessions:
         method: str = "GET",
     ) -> Peer:
         """Ask for a session and read the answer's head, and its content where it is a refusal."""
-        peer = await dial(
-            self.port, target, *lines, upgrade=upgrade, surplus=surplus, method=method
+        return await dial(
+            self.port,
+            target,
+            *lines,
+            upgrade=upgrade,
+            surplus=surplus,
+            method=method,
+            known=self.peers,
         )
-        self.peers.append(peer)
-        return peer
 
     async def open(
         self, origin: SessionOrigin, target: str = "/live", *lines: str
