@@ -534,7 +534,7 @@ CHECKED = """
 from fastapi import Depends, FastAPI
 
 from proxyroutes import Proxy, Retry, Timeouts, UpstreamPool
-from proxyroutes.policies import LeastLatency
+from proxyroutes.policies import Hedge, LeastLatency
 
 pool = UpstreamPool("users", ["http://127.0.0.1:9101"], balancing=LeastLatency())
 spare = UpstreamPool("spare", ["http://127.0.0.1:9102"])
@@ -576,6 +576,27 @@ async def health() -> None: ...
 async def own() -> None: ...
 
 
+idle = Proxy()
+never = Proxy(retry=Retry(attempts=3), hedge=Hedge(1.0))
+writes = UpstreamPool("writes", ["http://127.0.0.1:9101"], balancing=LeastLatency())
+
+
+@idle.post("/a", upstream=writes, retry=Retry(attempts=3, on=[503]))
+async def never_retried() -> None: ...
+
+
+@idle.post("/c", upstream=writes, retry=Retry(attempts=1))
+async def meant_so() -> None: ...
+
+
+@never.post("/a", upstream="http://127.0.0.1:9101")
+async def inherits() -> None: ...
+
+
+@never.route("/b", methods=["GET", "POST"], upstream=pool, retry=Retry(), hedge=Hedge(1.0))
+async def sometimes() -> None: ...
+
+
 clean = Proxy(timeouts=Timeouts(total=10))
 
 
@@ -608,9 +629,9 @@ def test_a_check_names_what_is_wrong_with_a_proxy(checked):
     assert [
         ("error", "try-over-total"),
         ("warning", "any-origin"),
-        ("warning", "latency-unmeasured"),
         ("warning", "retry-not-idempotent"),
         ("warning", "unreachable-method"),
+        ("warning", "unused-pool"),
         ("warning", "unused-pool"),
     ] == codes(output)
     assert "'/api/users/<path>' is never reached with GET, which reads takes first" in output
@@ -627,12 +648,26 @@ def test_a_check_of_an_app_sees_what_hides_its_own_routes(checked):
     assert "/own/" not in output
 
 
+def test_a_check_names_what_never_happens(checked):
+    """Where a route itself says it; what only its group says may be meant for others."""
+    _, output, _ = checked("check", "shop_checked:idle")
+    _, inherited, _ = checked("check", "shop_checked:never")
+
+    assert [
+        ("warning", "latency-unmeasured"),
+        ("warning", "retry-unused"),
+        *[("warning", "unused-pool")] * 2,
+    ] == codes(output)
+    assert "'/a': POST is tried again only with an Idempotency-Key" in output
+    assert [("warning", "unused-pool")] * 2 == codes(inherited)
+
+
 @pytest.mark.parametrize(("strict", "expected"), [((), 0), (("--strict",), 1)])
 def test_warnings_fail_a_check_that_is_strict(checked, strict, expected):
-    """Two pools here are used by no route of this proxy."""
+    """Three pools here are used by no route of this proxy."""
     status, output, _ = checked("check", "shop_checked:clean", *strict)
 
-    assert (expected, [("warning", "unused-pool")] * 2) == (status, codes(output))
+    assert (expected, [("warning", "unused-pool")] * 3) == (status, codes(output))
 
 
 def test_a_check_shows_what_the_build_refuses(run, tmp_path):
