@@ -120,11 +120,8 @@ class Race:
         self.tries.append(HedgedTry(self._exchange, lease, self._send))
         self._state.sweeper.add(self.tries[-1])
 
-    def _send(
-        self, destination: DestinationState, attempt: Attempt
-    ) -> Awaitable[UpstreamResponse]:
-        send = self._state.transport.send
-        return send(self._head, None, destination, self._timeouts, attempt)
+    def _send(self, one: DestinationState, attempt: Attempt) -> Awaitable[UpstreamResponse]:
+        return self._state.transport.send(self._head, None, one, self._timeouts, attempt)
 
     def _is_good(self, one: HedgedTry) -> bool:
         if one.upstream is not None:

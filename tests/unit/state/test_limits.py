@@ -6,7 +6,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from proxyroutes._state.limits import Limiter, RouteLimiters
+from proxyroutes._state.limits import LeaseQueue, Limiter, RouteLimiters
 from proxyroutes.exceptions import NoDestinationError
 from proxyroutes.settings import Limits
 
@@ -89,6 +89,59 @@ async def test_who_was_cancelled_is_passed_over():
     assert second.done()
     limiter.leave(first)
     assert 1 == limiter.taken
+
+
+class LeaseLike:
+    """What can be given back."""
+
+    def __init__(self):
+        self.released = 0
+
+    def release(self):
+        """Give it back."""
+        self.released += 1
+
+
+async def test_a_lease_that_cannot_be_taken_fails_who_waits_for_it():
+    """And nobody else; what is taken for one who leaves is given back."""
+
+    def fail():
+        raise ZeroDivisionError
+
+    queue = LeaseQueue("pool 'p'", Limits())
+    lease = LeaseLike()
+    failing, leaving, gone, late = [queue.join(one) for one in (fail, lambda: lease, fail, fail)]
+    gone.cancel()
+    room = iter([True, True, False])
+    queue.serve(lambda: next(room))
+    assert (2, lease) == (queue.waiting, leaving.result())
+    with pytest.raises(ZeroDivisionError):
+        await failing
+    for one in (failing, leaving, gone, late):
+        queue.leave(one)
+
+    assert (0, 1) == (queue.waiting, lease.released)
+
+
+async def test_a_lease_that_fills_its_destination_serves_nobody_in_between():
+    """The pool looks anew then, in the midst of it."""
+    queue = LeaseQueue("pool 'p'", Limits())
+    order = []
+
+    def take(name):
+        def lease():
+            order.append(f"{name} begins")
+            queue.serve(lambda: True)
+            order.append(f"{name} has it")
+            return LeaseLike()
+
+        return lease
+
+    for name in "ab":
+        queue.join(take(name))
+    queue.serve(lambda: True)
+
+    assert ["a begins", "a has it", "b begins", "b has it"] == order
 
 
 def test_each_loop_has_places_of_its_own():
