@@ -1,6 +1,7 @@
 """The command ``proxyroutes``: what it prints, and with which status it ends."""
 
 import asyncio
+import contextlib
 import inspect
 import io
 import json
@@ -896,6 +897,50 @@ async def test_streams_and_sessions_do_not_hold_a_gateway_that_is_told_to_stop(t
     assert ("data: first", "hello", 1012) == (first, echoed, closed.value.rcvd.code)
     assert 0 == process.returncode
     assert b"Cancel 1 running task(s)" in error
+    assert b"Traceback" not in error
+
+
+BREAKS = """
+import asyncio
+
+from proxyroutes import Proxy, exceptions
+
+proxy = Proxy()
+
+
+async def upstream(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"begun", "more_body": True})
+
+
+@proxy.get("/broken", upstream=upstream)
+async def broken() -> None: ...
+
+
+@proxy.get("/wrong", upstream=upstream)
+async def wrong() -> None:
+    raise ZeroDivisionError
+"""
+
+
+@pytest.mark.parametrize(("target", "shows"), [("/broken", False), ("/wrong", True)])
+def test_a_broken_relay_is_no_traceback(tmp_path, target, shows):
+    """The gateway's own log says what has happened; what is the application's mistake is shown as ever."""
+    (tmp_path / "shop_breaks.py").write_text(BREAKS, encoding="utf-8")
+    command = [sys.executable, "-m", "proxyroutes", "run", "shop_breaks:proxy", "--port=0"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            url = re.search(r"http://\S+\d", process.stdout.readline())[0]
+            with contextlib.suppress(httpx.RemoteProtocolError):
+                httpx.get(f"{url}{target}", trust_env=False, timeout=20.0)
+            process.send_signal(signal.SIGTERM)
+            _, error = process.communicate(timeout=20.0)
+        finally:
+            process.kill()
+
+    assert [shows, not shows] == ["Traceback" in error, "exchange failed: route=broken" in error]
 
 
 LIFESPAN = """
