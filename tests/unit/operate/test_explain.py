@@ -396,6 +396,33 @@ def test_what_runs_first_is_named_and_not_run():
 # Attempts and affinity.
 
 
+@pytest.mark.parametrize("url", ["/api/x", "ws://localhost/api/ws"], ids=["route", "session"])
+def test_who_answers_failures_is_named(url):
+    """In the order in which they are asked, with what they are asked of."""
+
+    def near(error, request):
+        """Have no answer."""
+
+    def far(error, request):
+        """Have no answer."""
+
+    proxy = Proxy()
+    group = proxy.group("/api", upstream=make_pool(), on_error=far)
+    own = [near, {UpstreamTimeoutError: far}]
+
+    @group.get("/x", on_error=own)
+    async def one() -> None: ...
+
+    @group.websocket("/ws", on_error=own)
+    async def live() -> None: ...
+
+    assert (
+        "on_error: near, asked of GatewayError",
+        "on_error: far, asked of UpstreamTimeoutError",
+        "on_error: far, asked of GatewayError",
+    ) == proxy.explain("GET", url).steps
+
+
 @pytest.mark.parametrize(
     ("method", "retry", "words"),
     [
