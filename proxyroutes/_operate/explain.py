@@ -355,6 +355,9 @@ def _refusal(state: PoolState | None, available: Sequence[DestinationState]) -> 
     circuit = None if state is None or state.rules is None else state.rules.circuit
     if circuit is not None and circuit.state == "open":
         return f"the pool's circuit is open: {circuit.reason}"
+    if state is not None and state.queue.limits.max_queue and state.is_crowded():
+        seconds = state.queue.limits.queue_timeout
+        return f"no destination has room, and none has within {seconds:g} s, which is waited for"
     return None if available else "no destination is available"
 
 

@@ -5,7 +5,16 @@ import json
 import pytest
 from fastapi import Depends
 
-from proxyroutes import Destination, Match, Proxy, RateLimit, Retry, Timeouts, UpstreamPool
+from proxyroutes import (
+    Destination,
+    Limits,
+    Match,
+    Proxy,
+    RateLimit,
+    Retry,
+    Timeouts,
+    UpstreamPool,
+)
 from proxyroutes.exceptions import BuildError, UpstreamTimeoutError
 from proxyroutes.policies import (
     HeaderAffinity,
@@ -14,7 +23,9 @@ from proxyroutes.policies import (
     RoundRobin,
     WeightedSplit,
 )
+from proxyroutes.typing import ForwardedHead
 
+HEAD = ForwardedHead(b"GET", b"/", [], None, None)
 URLS = ("http://10.0.0.7:8080/base", "http://10.0.0.8:8080")
 
 
@@ -270,6 +281,25 @@ async def test_with_nothing_available_the_answer_is_503():
         actual = proxy.explain("GET", "/api/7")
 
     assert (503, None, None) == (actual.status, actual.picked, actual.forwarded)
+
+
+@pytest.mark.parametrize(
+    ("limits", "answer"),
+    [
+        (Limits(), "no destination has room, and none has within 1 s, which is waited for"),
+        (Limits(max_queue=0), "no destination is available"),
+    ],
+    ids=["waits", "does not wait"],
+)
+async def test_a_queue_for_what_is_full_is_told(limits, answer):
+    """503 is only what comes after it."""
+    pool = make_pool(Destination("http://a", max_in_flight=1), limits=limits)
+    async with make_proxy(pool) as proxy:
+        lease = pool.state().lease(HEAD)
+        actual = proxy.explain("GET", "/api/7")
+        lease.release()
+
+    assert (503, answer) == (actual.status, actual.answer)
 
 
 class Uncopyable:
