@@ -67,7 +67,6 @@ class Queue:
 
     def refuse(self, given: Any) -> None:
         """Give back what nobody takes."""
-        raise NotImplementedError
 
     def next(self) -> tuple[asyncio.Future[Any], Any] | None:
         """Who is next, taken out of the queue, and what it wants; None if nobody is."""
