@@ -427,7 +427,7 @@ async def _answer_as_http(
     async def send_http(message: Message) -> None:
         # As servers do for a request: that the client is gone is heard, and fails nothing.
         with contextlib.suppress(OSError):
-            await send({**message, "type": f"websocket.{message['type']}"})
+            await send({"body": b"", **message, "type": f"websocket.{message['type']}"})
 
     # Without the server's version of ASGI: what it says of OSError does not hold here.
     await answer({**scope, "type": "http", "asgi": {}}, receive_http, send_http)

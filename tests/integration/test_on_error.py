@@ -560,7 +560,9 @@ async def test_a_sessions_handler_may_give_any_application(session_lane):
         await send(
             {"type": "http.response.body", "body": scope["path"].encode(), "more_body": True}
         )
-        await send({"type": "http.response.body", "body": b"!"})
+        await send({"type": "http.response.body", "body": b"!", "more_body": True})
+        # What ASGI lets out.
+        await send({"type": "http.response.body"})
 
     proxy = Proxy()
     proxy.websocket("/x", upstream=DEAD, on_error=lambda error, request: tiny)(stub)
