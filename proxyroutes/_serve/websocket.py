@@ -15,7 +15,6 @@ from attrs import frozen
 from typing_extensions import override
 
 from proxyroutes._serve.exchange import ClientLeft, Exchange
-from proxyroutes._serve.failures import problem
 from proxyroutes._serve.fields import has_bad_name
 from proxyroutes._serve.guard import refuse
 from proxyroutes._serve.head import make_head, read_request
@@ -42,6 +41,9 @@ from proxyroutes.transports.websocket import Dialler, SessionSettings
 from proxyroutes.typing import BoundTransport, Fields, ForwardedHead, Message, Receive, Scope, Send
 
 __all__ = ["SessionPlan", "SessionRecord", "SessionSide", "deny"]
+
+_MOST_DENIAL_BYTES = 1024 * 1024
+"""Bytes of the answer to a handshake that is refused."""
 
 
 @frozen(kw_only=True, eq=False)
@@ -235,12 +237,9 @@ class SessionSide:
         pool = self._pool or self.plan.pool
         handlers = handlers_of(self.plan, pool)
         answer = await choose_answer(error, handlers, self.found, self.scope)
-        if isinstance(answer, tuple):
-            await deny(self.scope, self._send, *answer)
-        elif "websocket.http.response" in (self.scope.get("extensions") or ()):
-            await _answer_as_http(answer, self.scope, self._receive, self._send)
-        else:
-            await deny(self.scope, self._send, *problem(error))
+        if not isinstance(answer, tuple):
+            answer = await _run_as_http(answer, self.scope, self._receive)
+        await deny(self.scope, self._send, *answer)
 
     async def _hear_of_client(self) -> None:
         if not self._connected and (await self._receive())["type"] == "websocket.disconnect":
@@ -415,22 +414,24 @@ def _without_handshake(fields: Fields) -> Fields:
     ]
 
 
-async def _answer_as_http(
-    answer: Callable[..., Any], scope: Scope, receive: Receive, send: Send
-) -> None:
-    """Have an application that knows HTTP answer a handshake."""
+async def _run_as_http(answer: Any, scope: Scope, receive: Receive) -> tuple[int, Fields, bytes]:
+    """Have an application that knows HTTP answer a handshake; in one piece, because some servers take no other answer."""
+    status, fields, body = 500, cast("Fields", []), b""
 
     async def receive_http() -> Message:
         left = (await receive())["type"] == "websocket.disconnect"
         return {"type": "http.disconnect" if left else "http.request"}
 
     async def send_http(message: Message) -> None:
-        # As servers do for a request: that the client is gone is heard, and fails nothing.
-        with contextlib.suppress(OSError):
-            await send({"body": b"", **message, "type": f"websocket.{message['type']}"})
+        nonlocal status, fields, body
+        status, fields = message.get("status", status), message.get("headers", fields)
+        body += message.get("body", b"")
+        if len(body) > _MOST_DENIAL_BYTES:
+            raise RuntimeError(f"an answer to a handshake has at most {_MOST_DENIAL_BYTES} bytes")
 
-    # Without the server's version of ASGI: what it says of OSError does not hold here.
+    # Without the server's version of ASGI: what it says of sending does not hold here.
     await answer({**scope, "type": "http", "asgi": {}}, receive_http, send_http)
+    return status, fields, body
 
 
 async def deny(scope: Scope, send: Send, status: int, fields: Fields, body: bytes) -> None:

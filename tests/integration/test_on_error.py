@@ -572,6 +572,59 @@ async def test_a_sessions_handler_may_give_any_application(session_lane):
     assert (299, b"/x!") == (peer.status, peer.body)
 
 
+async def test_an_answer_to_a_handshake_is_bounded(caplog):
+    """It is kept whole, so a stream without an end is the handler's mistake, and not one of memory."""
+    sent = []
+
+    async def endless():
+        while True:
+            sent.append(len(sent))
+            yield bytes(64 * 1024)
+
+    proxy = Proxy()
+    made = StreamingResponse(endless(), 418)
+    proxy.websocket("/x", upstream=DEAD, on_error=lambda error, request: made)(stub)
+    async with serve_sessions(proxy, "app") as refused:
+        peer = await refused("/x")
+
+    assert (500, 17) == (peer.status, len(sent))
+    assert "an answer to a handshake has at most 1048576 bytes" in caplog.text
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_a_session_is_answered_in_one_piece(whole):
+    """Some servers take no other answer, and some none at all: those are told by the answer's status."""
+    events, begun = [], asyncio.Event()
+
+    async def chunks():
+        yield b"a"
+        yield b"b"
+
+    proxy = Proxy()
+    made = StreamingResponse(chunks(), 418)
+    proxy.websocket("/x", upstream=DEAD, on_error=lambda error, request: made)(stub)
+
+    async def receive():
+        if begun.is_set():
+            await asyncio.Event().wait()
+        begun.set()
+        return {"type": "websocket.connect"}
+
+    async def send(message):
+        events.append(message)
+
+    scope = {"type": "websocket", "path": "/x", "raw_path": b"/x", "query_string": b""}
+    scope |= {"headers": [(b"host", b"a")], "subprotocols": []}
+    scope["extensions"] = {"websocket.http.response": {}} if whole else {}
+    async with proxy:
+        await proxy.build_app()(scope, receive, send)
+
+    if whole:
+        assert [(418, None), (None, b"ab")] == [(e.get("status"), e.get("body")) for e in events]
+    else:
+        assert [{"type": "websocket.close", "code": 1008}] == events
+
+
 @pytest.mark.parametrize("ws", ["websockets-sansio", "wsproto"])
 async def test_a_session_whose_client_leaves_its_handler_is_no_error(ws):
     """A stream that answers it ends, and nothing is logged but the failure."""
