@@ -364,7 +364,10 @@ class ExchangeRecord:
     @property
     def tries(self) -> tuple[Attempt, ...]:
         """Every attempt, first one first."""
-        return self.earlier if self.attempt is None else (*self.earlier, self.attempt)
+        if not self.earlier or self.attempt is None:
+            return self.earlier if self.attempt is None else (self.attempt,)
+        # Of two that were under way at a time, the one that counts may be the first.
+        return tuple(sorted((*self.earlier, self.attempt), key=lambda one: one.number))
 
     @property
     def cause(self) -> str | None:

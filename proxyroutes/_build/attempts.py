@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from proxyroutes._declare.levels import UNSET
 from proxyroutes._declare.specs import RouteSpec
 from proxyroutes._state.limits import RouteLimiters
 from proxyroutes.exceptions import PolicyError
@@ -35,6 +36,10 @@ def read_attempts(spec: RouteSpec) -> tuple[dict[str, Any], list[PolicyError]]:
         elif value.max_in_flight is not None:
             steps[name] = RouteLimiters(f"route {spec.name or spec.facts.name!r}", value)
     if "hedge" in steps and spec.methods is not None and not IDEMPOTENT & set(spec.methods):
+        del steps["hedge"]
+        if spec.levels and spec.levels[-1]["hedge"] is UNSET:
+            # What its group or proxy says is for the other routes.
+            return steps, problems
         problems.append(
             PolicyError(
                 f"hedge: requests of {', '.join(sorted(spec.methods))} may be done twice if two of them are sent "

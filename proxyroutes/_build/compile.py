@@ -168,7 +168,7 @@ def _compile_route(
         map_location=spec.location == "rewrite",
         plain=not spec.facts.speaks and not spec.facts.parameters,
         steps=read_steps(spec, template, defaults, problems),
-        on_error=read_handlers(spec, problems),
+        on_error=read_handlers(spec.on_error, problems, spec.facts.location),
     )
 
 
@@ -225,6 +225,7 @@ def _compile_websocket(
     upstream = resolve_upstream(spec, template, defaults, problems)
     problems.extend(found, spec.facts.location)
     actions = session_field_actions(texts(options["identity_headers"]))
+    on_error = read_handlers(options["on_error"], problems, spec.facts.location)
     condition = read_condition(options["match"], actions, problems, spec.facts.location)
     if template is None or found:
         return None
@@ -249,6 +250,7 @@ def _compile_websocket(
         plain=not spec.facts.speaks and not spec.facts.parameters and not spec.dependencies,
         settings=read_settings(spec),
         allowed_origins=read_origins(spec),
+        on_error=on_error,
     )
 
 

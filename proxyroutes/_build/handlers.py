@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from proxyroutes._build.check import Problems
-from proxyroutes._declare.specs import RouteSpec
 from proxyroutes._state.on_error import OnError, read_on_error
 from proxyroutes.exceptions import DeclarationError
 
 __all__ = ["read_handlers"]
 
 
-def read_handlers(spec: RouteSpec, problems: Problems) -> tuple[OnError, ...]:
+def read_handlers(declared: Any, problems: Problems, location: str) -> tuple[OnError, ...]:
     """The handlers of a route, the nearest first."""
     try:
-        return read_on_error(spec.on_error)
+        return read_on_error(declared)
     except TypeError as error:
-        problems.add(DeclarationError(str(error)), spec.facts.location)
+        problems.add(DeclarationError(str(error)), location)
         return ()

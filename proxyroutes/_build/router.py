@@ -170,7 +170,9 @@ class GatewayRouter(APIRouter):
             # `matches` has not just come to it.
             looked = self._look(scope)
         if looked is None:
-            if scope["type"] == "websocket" and await refuse_session(scope, send):
+            if scope["type"] == "websocket" and await refuse_session(
+                scope, receive, send, self.find
+            ):
                 return
             await super().handle(scope, receive, send)
             return

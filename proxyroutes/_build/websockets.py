@@ -30,7 +30,7 @@ from proxyroutes._serve.websocket import SessionPlan, SessionSide, deny
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import ClientRequestError, StubError
 from proxyroutes.transports.websocket import SessionSettings
-from proxyroutes.typing import ForwardedHead, Scope, Send
+from proxyroutes.typing import ForwardedHead, Receive, Scope, Send
 
 __all__ = [
     "add_websocket",
@@ -48,12 +48,16 @@ Locate = Callable[[Scope], Found | None]
 """Matches a scope by the compiled index."""
 
 
-async def refuse_session(scope: Scope, send: Send) -> bool:
+async def refuse_session(scope: Scope, receive: Receive, send: Send, locate: Locate) -> bool:
     """Refuse a handshake whose target two parties could read differently, before any user code sees it."""
     try:
         check_target(raw_path_of(scope), scope.get("query_string", b""))
     except ClientRequestError as error:
-        await deny(scope, send, *problem(error))
+        found = locate(scope)
+        if found is None or not isinstance(found.plan, SessionPlan):
+            await deny(scope, send, *problem(error))
+        else:
+            await SessionSide(found.plan, found, scope, receive, send).refuse(error)
         return True
     return False
 

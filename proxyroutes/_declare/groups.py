@@ -310,6 +310,7 @@ class RouteGroup:
         rewrite: str | None = None,
         match: Match | None = UNSET,
         rate_limit: RateLimit | Sequence[RateLimit] | None = UNSET,
+        on_error: Any = UNSET,
         allowed_origins: Iterable[str] | None = None,
         max_message_bytes: int | None = 16 * 1024 * 1024,
         ping_interval: float | None = 20.0,
@@ -338,6 +339,8 @@ class RouteGroup:
             rewrite: Template of the forwarded path.
             match: As for ``route``.
             rate_limit: As for ``route``; handshakes are counted.
+            on_error: As for ``route``: answers a handshake that is refused. A server that knows no answer to a handshake
+                closes it instead.
             allowed_origins: Origins that a browser's page may have, such as ``"https://app.test"``; others are answered
                 403. None allows every one. A client without ``Origin`` is no browser and passes.
             max_message_bytes: Bytes of the largest message in either direction, after decompression; over it both sides
@@ -364,6 +367,7 @@ class RouteGroup:
             "upstream": upstream,
             "match": match,
             "rate_limit": rate_limit,
+            "on_error": on_error,
             "dependencies": dependencies,
             "timeouts": timeouts,
             "host": host,

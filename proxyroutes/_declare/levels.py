@@ -40,6 +40,7 @@ OF_SESSIONS = (
     "identity_headers",
     "location",
     "match",
+    "on_error",
     "rate_limit",
     *sorted(_SESSION_RULES),
 )

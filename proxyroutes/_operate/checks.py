@@ -18,9 +18,11 @@ from proxyroutes._declare.templates import Template
 from proxyroutes._operate.explain import explain_scope, make_scope
 from proxyroutes._operate.inclusions import GatewayPlace
 from proxyroutes._serve.plan import Plan
+from proxyroutes._state.lease import WITHOUT_CONTENT
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import DeclarationError
 from proxyroutes.policies.latency import LeastLatency
+from proxyroutes.policies.retries import Retry
 from proxyroutes.settings import Timeouts
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
 
 _PARAMETER = re.compile(r"{(\w+)(?::(\w+))?}")
 _SAMPLES = {"int": "1", "float": "1.5", "uuid": "00000000-0000-4000-8000-000000000000"}
+_MEASURED = {one.decode() for one in WITHOUT_CONTENT}
 _USUAL = Timeouts()
 _WRITES = frozenset({"DELETE", "PATCH", "POST", "PUT"})
 
@@ -73,6 +76,8 @@ def check_compiled(compiled: Compiled) -> Iterator[Finding]:
     for spec, plan, template in compiled.routes:
         yield from _check_timeouts(spec.timeouts, spec.facts.location, template.text)
         yield from _check_steps(spec, plan)
+        yield from _check_unused_retry(spec, plan)
+    yield from _check_measured(compiled)
     for one in compiled.websockets:
         options: Any = one.spec.options
         yield from _check_timeouts(
@@ -174,6 +179,45 @@ def _check_retry(retry: Any, spec: RouteSpec, plan: Plan) -> Iterator[Finding]:
         )
 
 
+def _check_unused_retry(spec: RouteSpec, plan: Plan) -> Iterator[Finding]:
+    """A rule that a route gives itself, and that is for none of its methods."""
+    own, methods = spec.levels[-1] if spec.levels else {}, plan.methods
+    retry = own.get("retry")
+    if not (methods and isinstance(retry, Retry)) or methods & retry.methods:
+        return
+    if retry.attempts > 1:
+        yield Finding(
+            "warning",
+            "retry-unused",
+            spec.facts.location,
+            f"{spec.path!r}: {_join(methods)} is tried again only with an Idempotency-Key, or where no connection was "
+            "found; name it in methods=, or leave retry= out",
+        )
+
+
+def _check_measured(compiled: Compiled) -> Iterator[Finding]:
+    """Pools that go by latencies which neither exchanges nor probes tell."""
+    seen = {plan.pool for _, plan, _ in compiled.routes if plan.methods is None}
+    seen |= {plan.pool for _, plan, _ in compiled.routes if (plan.methods or set()) & _MEASURED}
+    seen |= {one.plan.pool for one in compiled.websockets}
+    known = {plan.pool for _, plan, _ in compiled.routes}
+    for pool in compiled.pools:
+        # Of a pool that a function or a split chooses, the methods are not known.
+        if pool not in known - seen or _is_probed(pool):
+            continue
+        if isinstance(pool.balancing, LeastLatency):
+            yield Finding(
+                "warning",
+                "latency-unmeasured",
+                f"pool {pool.name!r}",
+                "LeastLatency measures requests without content and health checks, and there is neither; say health=…",
+            )
+
+
+def _is_probed(pool: UpstreamPool) -> bool:
+    return pool.health is not None or any(one.health for one in pool.destinations)
+
+
 def _join(methods: Iterable[str]) -> str:
     return ", ".join(sorted(methods))
 
@@ -186,15 +230,7 @@ def check_pools(pools: Iterable[UpstreamPool]) -> Iterator[Finding]:
     for pool in pools:
         location = f"pool {pool.name!r}"
         yield from _check_timeouts(pool.timeouts, location, pool.name)
-        probed = pool.health is not None or any(one.health for one in pool.destinations)
-        if isinstance(pool.balancing, LeastLatency) and not probed:
-            yield Finding(
-                "warning",
-                "latency-unmeasured",
-                location,
-                "LeastLatency measures health checks, and there is none; say health=…",
-            )
-        if len(pool.destinations) > 1 and not probed and pool.outliers is None:
+        if len(pool.destinations) > 1 and not _is_probed(pool) and pool.outliers is None:
             yield Finding(
                 "warning",
                 "unhealthy-unnoticed",

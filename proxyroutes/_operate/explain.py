@@ -148,7 +148,7 @@ def explain_scope(
         route=found.plan.name,
         path=prefix + found.plan.template,
         location=chosen.spec.facts.location,
-        steps=tuple(_steps(chosen.spec)),
+        steps=tuple(_steps(chosen)),
         notes=tuple(_notes(chosen, [] if dependencies is None else dependencies(found.plan))),
     )
     return _explain_found(named, found, scope)
@@ -355,6 +355,9 @@ def _refusal(state: PoolState | None, available: Sequence[DestinationState]) -> 
     circuit = None if state is None or state.rules is None else state.rules.circuit
     if circuit is not None and circuit.state == "open":
         return f"the pool's circuit is open: {circuit.reason}"
+    if state is not None and state.queue.limits.max_queue and state.is_crowded():
+        seconds = state.queue.limits.queue_timeout
+        return f"no destination has room, and none has within {seconds:g} s, which is waited for"
     return None if available else "no destination is available"
 
 
@@ -420,18 +423,20 @@ _STEPS = (
     "cookies",
     "response_filters",
     "server_timing",
-    "on_error",
 )
 
 
-def _steps(spec: RouteSpec | WebSocketSpec) -> Iterator[str]:
+def _steps(declared: _Declared) -> Iterator[str]:
     """What a route does besides, in the order of the way, as it was declared."""
+    spec = declared.spec
     options = spec.options if isinstance(spec, WebSocketSpec) else None
     for name in _STEPS:
         value = getattr(spec, name, None) if options is None else options.get(name)
         for one in value if isinstance(value, tuple) else (value,):
             if one is not None and one is not False:
                 yield f"{name}: {one!r}"
+    for handler in declared.plan.on_error:
+        yield f"on_error: {_name(handler.handle)}, asked of {handler.kind.__name__}"
 
 
 def _name(dependency: Any) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
+import logging
 import signal
 import socket
 import threading
@@ -14,6 +16,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.routing import iter_route_contexts
 from typing_extensions import override
 
+from proxyroutes.exceptions import RelayInterruptedError
 from proxyroutes.typing import ASGIApp
 
 if TYPE_CHECKING:
@@ -75,7 +78,7 @@ def serve(
     with socket.create_server((host, port), family=family, backlog=_BACKLOG) as listener:
         number = listener.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
-        with _stopped_by_signals(server):
+        with _stopped_by_signals(server), _without_tracebacks(server):
             say(f"serving on http://{shown}:{number}, Ctrl-C stops it")
             try:
                 server.run(sockets=[listener])
@@ -111,6 +114,26 @@ def _make_server(config: uvicorn.Config, app: ASGIApp) -> uvicorn.Server:
             gc.freeze()
 
     return Server(config)
+
+
+@contextlib.contextmanager
+def _without_tracebacks(server: uvicorn.Server) -> Iterator[None]:
+    """Leave out of uvicorn's log what is no mistake of anybody's: to raise is the only way to break a connection."""
+
+    def is_news(record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, asyncio.CancelledError):
+            # It has said how many it cancels.
+            return not server.should_exit
+        # The gateway's own log has it, with where and why.
+        return not isinstance(error, RelayInterruptedError)
+
+    logger = logging.getLogger("uvicorn.error")
+    logger.addFilter(is_news)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_news)
 
 
 @contextlib.contextmanager

@@ -133,7 +133,8 @@ class ReceivedBody:
             self._first,
             expects_continue=not self._wanted,
         )
-        body._ended = self._ended
+        # Nobody will read it any more, and hear a client that leaves.
+        body._ended = exchange.may_watch = self._ended
         return body
 
     def listen(self) -> asyncio.Task[None] | None:

@@ -27,7 +27,7 @@ from proxyroutes.exceptions import (
 from proxyroutes.settings import Timeouts
 from proxyroutes.typing import Attempt, ExchangeRecord, Receive
 
-__all__ = ["ClientLeft", "Exchange", "Held", "Observer", "client_stalled"]
+__all__ = ["ClientLeft", "Exchange", "Held", "Observer", "client_stalled", "drained"]
 
 _logger = logging.getLogger("proxyroutes.serve")
 
@@ -43,6 +43,16 @@ def client_stalled(seconds: float) -> ClientRequestError:
         status_code=408,
         title="Request timeout",
         stage=Stage.REQUEST_BODY,
+    )
+
+
+def drained(attempt: Attempt | None) -> NoDestinationError:
+    """What ends an attempt whose destination is taken away."""
+    return NoDestinationError(
+        "the destination was drained",
+        stage=None if attempt is None else attempt.stage,
+        sent=attempt is not None and attempt.sent,
+        retry_after=1.0,
     )
 
 
@@ -136,6 +146,9 @@ class Exchange(ExchangeRecord):
 
     def follow(self, attempt: Attempt) -> None:
         """Time another attempt, of two that are under way."""
+        last = self.attempt
+        if last is not None and last is not attempt:
+            self.earlier = (*[one for one in self.earlier if one is not attempt], last)
         self.attempt = attempt
         self._progress = -1
 
@@ -207,15 +220,7 @@ class Exchange(ExchangeRecord):
         """End it if it holds a lease on this destination, which is taken away; whether it did."""
         if not self.holds(destination):
             return False
-        attempt = self.attempt
-        self.interrupt(
-            NoDestinationError(
-                "the destination was drained",
-                stage=None if attempt is None else attempt.stage,
-                sent=attempt is not None and attempt.sent,
-                retry_after=1.0,
-            )
-        )
+        self.interrupt(drained(self.attempt))
         return True
 
     # Time.

@@ -15,7 +15,6 @@ from attrs import frozen
 from typing_extensions import override
 
 from proxyroutes._serve.exchange import ClientLeft, Exchange
-from proxyroutes._serve.failures import problem
 from proxyroutes._serve.fields import has_bad_name
 from proxyroutes._serve.guard import refuse
 from proxyroutes._serve.head import make_head, read_request
@@ -42,6 +41,9 @@ from proxyroutes.transports.websocket import Dialler, SessionSettings
 from proxyroutes.typing import BoundTransport, Fields, ForwardedHead, Message, Receive, Scope, Send
 
 __all__ = ["SessionPlan", "SessionRecord", "SessionSide", "deny"]
+
+_MOST_DENIAL_BYTES = 1024 * 1024
+"""Bytes of the answer to a handshake that is refused."""
 
 
 @frozen(kw_only=True, eq=False)
@@ -210,9 +212,13 @@ class SessionSide:
             record.status = 499
         return self.tunnel is not None
 
-    async def refuse(self) -> None:
-        """Refuse the client without asking the upstream."""
-        await self._refuse(self._begin(), refuse("refused by the stub", 403, "Forbidden"))
+    async def refuse(self, error: GatewayError | None = None) -> None:
+        """Refuse the client without asking the upstream, and end; None is the stub's doing."""
+        record = self._begin()
+        try:
+            await self._refuse(record, error or refuse("refused by the stub", 403, "Forbidden"))
+        finally:
+            record.end()
 
     def _begin(self) -> SessionRecord:
         plan = self.plan
@@ -231,12 +237,9 @@ class SessionSide:
         pool = self._pool or self.plan.pool
         handlers = handlers_of(self.plan, pool)
         answer = await choose_answer(error, handlers, self.found, self.scope)
-        if isinstance(answer, tuple):
-            await deny(self.scope, self._send, *answer)
-        elif "websocket.http.response" in (self.scope.get("extensions") or ()):
-            await answer(self.scope, self._receive, self._send)
-        else:
-            await deny(self.scope, self._send, *problem(error))
+        if not isinstance(answer, tuple):
+            answer = await _run_as_http(answer, self.scope, self._receive)
+        await deny(self.scope, self._send, *answer)
 
     async def _hear_of_client(self) -> None:
         if not self._connected and (await self._receive())["type"] == "websocket.disconnect":
@@ -294,6 +297,8 @@ class SessionSide:
 
     async def _answer_client(self, record: SessionRecord, answer: Answer) -> None:
         await self._stop_watching()
+        # What has interrupted it meanwhile holds: its destination may be drained.
+        record.enter()
         record.opened()
         connection = cast("WebSocketConnection", answer.upstream)
         fields = _without_handshake(answer.fields)
@@ -302,20 +307,20 @@ class SessionSide:
             await deny(self.scope, self._send, answer.status, fields, connection.body)
             record.whole = True
             return
-        record.subprotocol = connection.subprotocol
-        accept = {
-            "type": "websocket.accept",
-            "subprotocol": connection.subprotocol,
-            "headers": fields,
-        }
+        record.subprotocol = chosen = connection.subprotocol
+        receive = self._receive if self._early is None else self._receive_early
+        tunnel = Tunnel(receive, self._send, connection, self.plan.settings, record)
+        # Before anything is waited for: a session in no sweeper would be overlooked by a drain.
+        cast("Sweeper", self._sessions).add(tunnel)
+        self.tunnel = tunnel
+        accept = {"type": "websocket.accept", "subprotocol": chosen, "headers": fields}
         try:
             await self._send(accept)
         except Exception as error:
             # Each server has an exception of its own for a client that is gone.
+            cast("Sweeper", self._sessions).discard(tunnel)
+            self.tunnel = None
             raise ClientLeft from error
-        receive = self._receive if self._early is None else self._receive_early
-        self.tunnel = Tunnel(receive, self._send, connection, self.plan.settings, record)
-        cast("Sweeper", self._sessions).add(self.tunnel)
 
     # The end.
 
@@ -407,6 +412,26 @@ def _without_handshake(fields: Fields) -> Fields:
         for field in fields
         if field[0] != b"content-length" and not field[0].startswith(b"sec-websocket-")
     ]
+
+
+async def _run_as_http(answer: Any, scope: Scope, receive: Receive) -> tuple[int, Fields, bytes]:
+    """Have an application that knows HTTP answer a handshake; in one piece, because some servers take no other answer."""
+    status, fields, body = 500, cast("Fields", []), b""
+
+    async def receive_http() -> Message:
+        left = (await receive())["type"] == "websocket.disconnect"
+        return {"type": "http.disconnect" if left else "http.request"}
+
+    async def send_http(message: Message) -> None:
+        nonlocal status, fields, body
+        status, fields = message.get("status", status), message.get("headers", fields)
+        body += message.get("body", b"")
+        if len(body) > _MOST_DENIAL_BYTES:
+            raise RuntimeError(f"an answer to a handshake has at most {_MOST_DENIAL_BYTES} bytes")
+
+    # Without the server's version of ASGI: what it says of sending does not hold here.
+    await answer({**scope, "type": "http", "asgi": {}}, receive_http, send_http)
+    return status, fields, body
 
 
 async def deny(scope: Scope, send: Send, status: int, fields: Fields, body: bytes) -> None:

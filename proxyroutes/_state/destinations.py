@@ -121,6 +121,15 @@ class DestinationState:
             return f"{recipe.max_requests} requests in this interval, its limit"
         return None
 
+    @property
+    def crowded(self) -> bool:
+        """Whether it has room as soon as something that is in flight there ends."""
+        recipe = self.recipe
+        if recipe.max_in_flight is None or self.in_flight < recipe.max_in_flight:
+            return False
+        admitted = self.requests - self._admitted_before
+        return recipe.max_requests is None or admitted < recipe.max_requests
+
     def begin_interval(self) -> None:
         """Count requests anew."""
         self._admitted_before = self.requests

@@ -10,9 +10,10 @@ from proxyroutes._state.destinations import DestinationState
 from proxyroutes._state.transforms import Transformed
 from proxyroutes.typing import Clock, ForwardedHead
 
-__all__ = ["Lease", "Lender", "MeasuredLease"]
+__all__ = ["WITHOUT_CONTENT", "Lease", "Lender", "MeasuredLease"]
 
-_WITHOUT_CONTENT = frozenset({b"GET", b"HEAD", b"OPTIONS"})
+WITHOUT_CONTENT = frozenset({b"GET", b"HEAD", b"OPTIONS"})
+"""Methods whose time to the first byte is the destination's alone."""
 
 
 class Lender(Transformed, Protocol):
@@ -83,7 +84,7 @@ class MeasuredLease(Lease):
         self._clock = clock
         self._status = 0
         # Content comes as fast as the client sends it: that says nothing of the destination.
-        plain = head.method in _WITHOUT_CONTENT and not head.content_length
+        plain = head.method in WITHOUT_CONTENT and not head.content_length
         self._began = clock.monotonic() if plain else None
         super().__init__(pool, destination)
 

@@ -17,6 +17,7 @@ from proxyroutes._state.events import Callback, Callbacks
 from proxyroutes._state.health import HealthReport, Watch, watch_key
 from proxyroutes._state.intervals import Intervals
 from proxyroutes._state.lease import Lease, MeasuredLease
+from proxyroutes._state.limits import LeaseQueue
 from proxyroutes._state.monitor import MonitorState
 from proxyroutes._state.ramps import Ramps
 from proxyroutes._state.rules import Rules
@@ -26,7 +27,7 @@ from proxyroutes.exceptions import NoDestinationError
 from proxyroutes.policies.outliers import OutlierDetection
 from proxyroutes.policies.retries import Retry
 from proxyroutes.policies.slow_start import SlowStart
-from proxyroutes.settings import TLS, Check, Destination, Timeouts
+from proxyroutes.settings import TLS, Check, Destination, Limits, Timeouts
 from proxyroutes.transports._telemetry import Telemetry
 from proxyroutes.transports.websocket import BoundSessions
 from proxyroutes.typing import Balancer, BoundTransport, ForwardedHead, HealthEvent, Transport
@@ -52,6 +53,8 @@ class PoolState:
         rules: Places, circuit and affinity; None for a pool that has none of them.
         budgets: What is left for further attempts.
         transforms: What it edits of every request and response, or None.
+        limits: Who may wait for a destination with room, and how long; None is as by default.
+        queue: Those that do.
     """
 
     name: str
@@ -71,6 +74,8 @@ class PoolState:
     retry: Retry | None = None
     rules: Rules | None = None
     transforms: PoolTransforms | None = None
+    limits: Limits | None = None
+    queue: LeaseQueue = field(init=False)
     available: tuple[DestinationState, ...] = field(init=False)
     sweeper: Sweeper = field(init=False)
     ejections: Ejections = field(init=False)
@@ -90,6 +95,7 @@ class PoolState:
 
     def __attrs_post_init__(self) -> None:
         self.available = self.destinations
+        self.queue = LeaseQueue(f"pool {self.name!r}", self.limits or Limits())
         self.sweeper = self.monitor.sweeper
         clock, prober = self.monitor.clock, self.monitor.prober
         self.budgets = Budgets(clock)
@@ -169,6 +175,9 @@ class PoolState:
     def _begin_records(self) -> None:
         """What is known of exchanges begins with the first one; a pool that needs none of it pays nothing."""
         self.ejections.bind(self.destinations)
+        if any(one.recipe.max_in_flight is not None for one in self.destinations):
+            # Those that find no room wait, which is not done on the plain way.
+            self.rules = self.rules or Rules(limiter=None, circuit=None, affinity=None)
         measure = getattr(self.balancer, "measure", None)
         if measure is not None:
             for destination in self.destinations:
@@ -246,7 +255,13 @@ class PoolState:
     # Who is available.
 
     def refresh(self) -> None:
-        """Make the snapshot anew: those of the first level that has some healthy, not ejected and with room."""
+        """Make the snapshot anew, and have those served that wait for a destination with room."""
+        self.available = self._find_available()
+        if self.queue.waiting:
+            self.queue.serve(lambda: bool(self.available))
+
+    def _find_available(self) -> tuple[DestinationState, ...]:
+        """Those of the first level that has some healthy, not ejected and with room."""
         members = self._members()
         healthy = [one for one in members if one.healthy is not False]
         if self.ejections.out:
@@ -259,12 +274,19 @@ class PoolState:
             if not self._panics:
                 _health_logger.error("nothing is healthy, all are used: pool=%s", self.name)
             self._panics = True
-            self.available = tuple([one for one in members if not one.full])
-            return
+            return tuple([one for one in members if not one.full])
         self._panics = False
         free = [one for one in healthy if not one.full]
         level = min([one.recipe.priority for one in free], default=0)
-        self.available = tuple([one for one in free if one.recipe.priority == level])
+        return tuple([one for one in free if one.recipe.priority == level])
+
+    def is_crowded(self) -> bool:
+        """Whether nothing is available, and something will be as soon as something that is in flight ends."""
+        return not self.available and any(
+            one.crowded
+            for one in self.destinations
+            if self._is_well(one) or (self._panics and not one.draining)
+        )
 
     def _admit(self, destination: DestinationState) -> None:
         """Count a lease against the destination's limits; one that is full leaves the snapshot."""
@@ -442,12 +464,14 @@ class PoolState:
         """Whether a destination may be asked, though another level may be the one that is used."""
         if destination in self.available:
             return True
+        return self._is_well(destination) and not destination.full
+
+    def _is_well(self, destination: DestinationState) -> bool:
         return not (
             destination.healthy is False
             or destination.draining
             or destination.joining
             or destination in self.ejections.out
-            or destination.full
         )
 
     def _pick_another(

@@ -249,6 +249,7 @@ class UpstreamPool:
             retry=self.retry,
             rules=bind_rules(self.name, monitor, self.limits, self.breaker, self.affinity),
             transforms=self.transforms,
+            limits=self.limits,
         )
         if self._draining:
             self._told(state)

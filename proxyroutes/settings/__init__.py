@@ -130,7 +130,8 @@ class Limits:
 
     Attributes:
         max_in_flight: Exchanges and sessions at once. None is no limit.
-        max_queue: Exchanges and handshakes that may wait for a place; the next one is answered 503 at once.
+        max_queue: Exchanges and handshakes that may wait for a place; the next one is answered 503 at once. Of a pool, also
+            those that may wait where each of its destinations is full by its own ``max_in_flight``.
         queue_timeout: Seconds to wait for a place before 503.
         queue: Who gets a place that is given back: ``"fifo"`` the one that has waited longest, ``"lifo"`` the one that
             came last. Under a load that lasts, the longest waiting are those whose clients have given up.
@@ -267,7 +268,8 @@ class Destination:
         weight: Share relative to the other destinations of its pool, from 1 to 1,000,000.
         priority: Level; a level is used while every lower-numbered one has nothing available.
         max_requests: Attempts and sessions in one interval of the monitor, with a check or without. None is no limit.
-        max_in_flight: Exchanges and sessions at once. None is no limit.
+        max_in_flight: Exchanges and sessions at once; where all are full, others wait as the pool's ``limits`` say. None is
+            no limit.
         health: A check of its own, instead of the pool's. ``"/path"`` is short for ``HealthCheck("/path")``.
 
     Raises:

@@ -1,6 +1,7 @@
 """The command ``proxyroutes``: what it prints, and with which status it ends."""
 
 import asyncio
+import contextlib
 import inspect
 import io
 import json
@@ -534,7 +535,7 @@ CHECKED = """
 from fastapi import Depends, FastAPI
 
 from proxyroutes import Proxy, Retry, Timeouts, UpstreamPool
-from proxyroutes.policies import LeastLatency
+from proxyroutes.policies import Hedge, LeastLatency
 
 pool = UpstreamPool("users", ["http://127.0.0.1:9101"], balancing=LeastLatency())
 spare = UpstreamPool("spare", ["http://127.0.0.1:9102"])
@@ -576,6 +577,27 @@ async def health() -> None: ...
 async def own() -> None: ...
 
 
+idle = Proxy()
+never = Proxy(retry=Retry(attempts=3), hedge=Hedge(1.0))
+writes = UpstreamPool("writes", ["http://127.0.0.1:9101"], balancing=LeastLatency())
+
+
+@idle.post("/a", upstream=writes, retry=Retry(attempts=3, on=[503]))
+async def never_retried() -> None: ...
+
+
+@idle.post("/c", upstream=writes, retry=Retry(attempts=1))
+async def meant_so() -> None: ...
+
+
+@never.post("/a", upstream="http://127.0.0.1:9101")
+async def inherits() -> None: ...
+
+
+@never.route("/b", methods=["GET", "POST"], upstream=pool, retry=Retry(), hedge=Hedge(1.0))
+async def sometimes() -> None: ...
+
+
 clean = Proxy(timeouts=Timeouts(total=10))
 
 
@@ -608,9 +630,9 @@ def test_a_check_names_what_is_wrong_with_a_proxy(checked):
     assert [
         ("error", "try-over-total"),
         ("warning", "any-origin"),
-        ("warning", "latency-unmeasured"),
         ("warning", "retry-not-idempotent"),
         ("warning", "unreachable-method"),
+        ("warning", "unused-pool"),
         ("warning", "unused-pool"),
     ] == codes(output)
     assert "'/api/users/<path>' is never reached with GET, which reads takes first" in output
@@ -627,12 +649,26 @@ def test_a_check_of_an_app_sees_what_hides_its_own_routes(checked):
     assert "/own/" not in output
 
 
+def test_a_check_names_what_never_happens(checked):
+    """Where a route itself says it; what only its group says may be meant for others."""
+    _, output, _ = checked("check", "shop_checked:idle")
+    _, inherited, _ = checked("check", "shop_checked:never")
+
+    assert [
+        ("warning", "latency-unmeasured"),
+        ("warning", "retry-unused"),
+        *[("warning", "unused-pool")] * 2,
+    ] == codes(output)
+    assert "'/a': POST is tried again only with an Idempotency-Key" in output
+    assert [("warning", "unused-pool")] * 2 == codes(inherited)
+
+
 @pytest.mark.parametrize(("strict", "expected"), [((), 0), (("--strict",), 1)])
 def test_warnings_fail_a_check_that_is_strict(checked, strict, expected):
-    """Two pools here are used by no route of this proxy."""
+    """Three pools here are used by no route of this proxy."""
     status, output, _ = checked("check", "shop_checked:clean", *strict)
 
-    assert (expected, [("warning", "unused-pool")] * 2) == (status, codes(output))
+    assert (expected, [("warning", "unused-pool")] * 3) == (status, codes(output))
 
 
 def test_a_check_shows_what_the_build_refuses(run, tmp_path):
@@ -872,6 +908,50 @@ async def test_streams_and_sessions_do_not_hold_a_gateway_that_is_told_to_stop(t
     assert ("data: first", "hello", 1012) == (first, echoed, closed.value.rcvd.code)
     assert 0 == process.returncode
     assert b"Cancel 1 running task(s)" in error
+    assert b"Traceback" not in error
+
+
+BREAKS = """
+import asyncio
+
+from proxyroutes import Proxy, exceptions
+
+proxy = Proxy()
+
+
+async def upstream(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"begun", "more_body": True})
+
+
+@proxy.get("/broken", upstream=upstream)
+async def broken() -> None: ...
+
+
+@proxy.get("/wrong", upstream=upstream)
+async def wrong() -> None:
+    raise ZeroDivisionError
+"""
+
+
+@pytest.mark.parametrize(("target", "shows"), [("/broken", False), ("/wrong", True)])
+def test_a_broken_relay_is_no_traceback(tmp_path, target, shows):
+    """The gateway's own log says what has happened; what is the application's mistake is shown as ever."""
+    (tmp_path / "shop_breaks.py").write_text(BREAKS, encoding="utf-8")
+    command = [sys.executable, "-m", "proxyroutes", "run", "shop_breaks:proxy", "--port=0"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            url = re.search(r"http://\S+\d", process.stdout.readline())[0]
+            with contextlib.suppress(httpx.RemoteProtocolError):
+                httpx.get(f"{url}{target}", trust_env=False, timeout=20.0)
+            process.send_signal(signal.SIGTERM)
+            _, error = process.communicate(timeout=20.0)
+        finally:
+            process.kill()
+
+    assert [shows, not shows] == ["Traceback" in error, "exchange failed: route=broken" in error]
 
 
 LIFESPAN = """

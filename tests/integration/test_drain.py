@@ -4,11 +4,20 @@ import asyncio
 
 import pytest
 
-from proxyroutes import HealthMonitor
+from proxyroutes import HealthMonitor, Proxy, UpstreamPool
+from proxyroutes.policies import Hedge
 from proxyroutes.testing import ScriptedOrigin, run_gateway
 from tests.integration.support import OK, eventually
 from tests.integration.test_outliers import ask, gateway_of, replies
-from tests.integration.websocket_support import CLOSE, TEXT, SessionOrigin, open_sessions
+from tests.integration.websocket_support import (
+    CLOSE,
+    TEXT,
+    SessionOrigin,
+    accept,
+    dial,
+    nothing_left,
+    open_sessions,
+)
 
 
 def slow(release):
@@ -70,6 +79,53 @@ async def test_an_exchange_is_cut_after_its_grace_time(sent):
             assert (0, 0) == (pool.status()[0].failures, pool.state().in_flight)
 
 
+@pytest.mark.parametrize("drained", [0, 1], ids=["first", "second"])
+@pytest.mark.requirement("R-45")
+async def test_one_of_two_racing_attempts_is_cut_after_its_grace_time(drained):
+    """The other one goes on, and answers the request."""
+    release = asyncio.Event()
+
+    async def hang(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        await release.wait()
+        writer.write(OK)
+        await reader.read()
+
+    async with ScriptedOrigin(hang) as one, ScriptedOrigin(hang) as two:
+        origins = [one, two]
+        app, pool = gateway_of(one.url, two.url, route={"hedge": Hedge(after=0.01)})
+        async with run_gateway(app) as gateway:
+            asking = asyncio.create_task(ask(gateway.port))
+            await eventually(lambda: one.connections and two.connections)
+            destination = pool.state().destinations[drained]
+
+            assert (1, 0) == (
+                await pool.drain(origins[drained].url, grace=0.0),
+                destination.in_flight,
+            )
+            release.set()
+            assert (200, 0, 0) == (await asking, destination.failures, pool.state().in_flight)
+
+
+@pytest.mark.requirement("R-45")
+async def test_both_of_two_racing_attempts_are_cut_after_their_grace_time():
+    """Nobody is left: 503, and nobody is to blame."""
+
+    async def hang(reader, writer):
+        await reader.read()
+
+    async with ScriptedOrigin(hang) as one, ScriptedOrigin(hang) as two:
+        app, pool = gateway_of(one.url, two.url, route={"hedge": Hedge(after=0.01)})
+        async with run_gateway(app) as gateway:
+            asking = asyncio.create_task(ask(gateway.port))
+            await eventually(lambda: one.connections and two.connections)
+            cut = [await pool.drain(origin.url, grace=0.0) for origin in (one, two)]
+
+            assert ([1, 1], 503) == (cut, await asking)
+            assert [0, 0] == [status.failures for status in pool.status()]
+            assert 0 == pool.state().in_flight
+
+
 async def test_traffic_sees_nothing_of_changes():
     """A hundred requests at a time, while destinations come, go and are drained."""
     async with (
@@ -127,3 +183,79 @@ async def test_a_session_is_closed_with_1001_after_its_grace_time(lane, own_moni
             assert CLOSE == (await elsewhere.read()).opcode
             elsewhere.leave_gently()
             await gateway.record(2)
+
+
+@pytest.mark.parametrize("held", ["watch", "accept"])
+@pytest.mark.requirement("W-22")
+async def test_a_session_that_is_about_to_open_is_ended_after_its_grace_time(held):
+    """Its upstream has accepted, and its client is not accepted yet: 503 before that, 1001 in it."""
+    reached, goes_on, answers, records = asyncio.Event(), asyncio.Event(), asyncio.Event(), []
+
+    def hold(app):
+        """An application behind a server that takes its time."""
+
+        async def serve(scope, receive, send):
+            async def slow_receive():
+                try:
+                    return await receive()
+                except asyncio.CancelledError:
+                    if held == "watch" and not reached.is_set():
+                        reached.set()
+                        await goes_on.wait()
+                    raise
+
+            async def slow_send(message):
+                if message["type"] == "websocket.accept" and held == "accept":
+                    reached.set()
+                    await goes_on.wait()
+                await send(message)
+
+            await app(scope, slow_receive, slow_send)
+
+        return serve
+
+    async def answer_late(reader, writer):
+        head = await reader.readuntil(b"\r\n\r\n")
+        await answers.wait()
+        writer.write(accept(head))
+        # Its Close frame, or the end.
+        await reader.read(1)
+        writer.close()
+
+    async with ScriptedOrigin(answer_late) as origin, nothing_left():
+        proxy = Proxy(on_exchange=records.append)
+        pool = UpstreamPool("pool", [origin.url])
+
+        @proxy.websocket("/live", upstream=pool)
+        async def live() -> None: ...
+
+        async with run_gateway(hold(proxy.build_app())) as running:
+            dialling = asyncio.create_task(dial(running.port, "/live"))
+            await eventually(lambda: origin.connections)
+            state = pool.state()
+            (record,) = state.sweeper._entries
+            # It has waited long enough to be watched.
+            await eventually(lambda: record.body._watch)
+            answers.set()
+            await reached.wait()
+            draining = asyncio.create_task(pool.drain(origin.url, grace=0.0))
+            await eventually(
+                lambda: (
+                    record.interruption
+                    or any(one.ending for one in state.monitor.sessions._entries)
+                )
+            )
+            goes_on.set()
+            client = await dialling
+
+            assert 1 == await draining
+            assert 0 == state.destinations[0].in_flight
+            ended = client.status if held == "watch" else (await client.closed())[0]
+            client.leave()
+            await eventually(lambda: records)
+
+    assert {"watch": (503, "NoDestinationError"), "accept": (1001, "NoneType")}[held] == (
+        ended,
+        type(records[0].error).__name__,
+    )
+    assert 0 == state.in_flight == len(state.sweeper) == len(state.monitor.sessions)

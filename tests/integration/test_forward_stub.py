@@ -885,6 +885,36 @@ async def test_a_client_that_leaves_ends_everything(bench, phase):
         )
 
 
+@pytest.mark.parametrize(
+    ("line", "body"),
+    [
+        ("Transfer-Encoding: chunked", "0\r\n\r\n"),
+        ("Content-Length: 0", ""),
+        ("X-Content: none", ""),
+    ],
+    ids=["chunked", "length 0", "none"],
+)
+async def test_a_client_that_leaves_a_second_forward_is_heard(bench, line, body):
+    """An empty content that the first upstream has read to its end hides nothing."""
+    async with ScriptedOrigin([BROKEN]) as first, ScriptedOrigin([ReadHead()]) as second:
+        fallback = bench.pool(second.url)
+
+        @bench.proxy.post("/x", upstream=bench.pool(first.url))
+        async def wraps(forward: Forward) -> Response:
+            response = await forward()
+            await response.read()
+            return await forward(upstream=fallback)
+
+        client = await (await bench.serve()).connect()
+        await client.send(make_request("/x", line, method="POST") + body.encode())
+        await second.wait_until(lambda: second.requests and b"\r\n\r\n" in second.requests[0])
+        client.leave()
+        await second.wait_until(lambda: second.open_connections == 0)
+        await eventually(lambda: len(bench.records) == 2)
+
+    assert [503, 499] == [record.status for record in bench.records]
+
+
 async def test_a_client_that_leaves_is_told_to_the_stub(bench):
     """As what Starlette's own requests raise."""
     caught = []

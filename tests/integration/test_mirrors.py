@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from proxyroutes import BuildError, ForwardedRequest, HealthMonitor, Proxy, UpstreamPool
 from proxyroutes._serve.steps import asking
-from proxyroutes.policies import Mirror
+from proxyroutes.policies import FirstAvailable, Mirror
 from proxyroutes.settings import HeaderRules, Timeouts
 from proxyroutes.testing import ScriptedOrigin, run_gateway
 from proxyroutes.testing.origin import ReadHead, Reset, Wait
@@ -279,6 +279,46 @@ async def test_half_an_upload_is_not_copied():
         await gateway.settled(dropped=1, sent=0)
 
     assert (200, 0) == (early.status, len(shadow.requests))
+
+
+@pytest.mark.parametrize("mirrors", [True, False], ids=["mirrored", "not-mirrored"])
+async def test_an_upload_is_tried_again_though_it_is_copied(mirrors):
+    """A destination breaks while it waits for the rest of the content; the next one and the shadow get all of it."""
+    cut = asyncio.Event()
+
+    async def break_off(reader, writer):
+        await reader.readuntil(b"con")
+        writer.transport.abort()
+        cut.set()
+
+    async with (
+        ScriptedOrigin(break_off) as first,
+        ScriptedOrigin(READING) as second,
+        ScriptedOrigin(READING) as shadow,
+    ):
+        shadows = UpstreamPool("shadow", [shadow.url])
+        balancing = FirstAvailable()
+        pool = UpstreamPool("primary", [first.url, second.url], balancing=balancing)
+        mirror = Mirror(to=shadows)
+        records = []
+        proxy = Proxy(on_exchange=records.append)
+
+        @proxy.put("/<path>", upstream=pool, mirror=mirror if mirrors else None)
+        async def upload() -> None: ...
+
+        async with run_gateway(proxy.build_app()) as running:
+            client = await RawClient.connect(running.port)
+            await client.send(make_request("/x", "Content-Length: 7", method="PUT") + b"con")
+            await cut.wait()
+            await eventually(lambda: second.connections)
+            reply = await client.ask(b"tent")
+            await eventually(lambda: mirror.counts.answered == mirrors)
+            await client.close()
+
+    assert (200, [2]) == (reply.status, [one.attempts for one in records])
+    assert [b"content"] * (1 + mirrors) == [
+        content_of(one) for one in (*second.requests, *shadow.requests)
+    ]
 
 
 async def test_a_client_that_leaves_takes_its_copy_along_only_while_it_is_kept():

@@ -1,6 +1,7 @@
 """Who answers a failure: the application's own handler, route, groups, pool, proxy, or the default; alike in every lane."""
 
 import asyncio
+import contextlib
 import json
 
 import pytest
@@ -15,6 +16,7 @@ from proxyroutes import (
     GatewayError,
     GatewayMiddleware,
     Proxy,
+    Session,
     UpstreamPool,
 )
 from proxyroutes._serve.failures import PROBLEM_BASE
@@ -28,8 +30,9 @@ from proxyroutes.exceptions import (
     UpstreamConnectError,
     UpstreamTimeoutError,
 )
-from proxyroutes.testing import Close, ReadHead, ScriptedOrigin
+from proxyroutes.testing import Close, ReadHead, ScriptedOrigin, run_gateway
 from tests.integration.support import depend_on_nothing, eventually, make_request
+from tests.integration.websocket_support import UPGRADE, dial, nothing_left, value_of
 
 DEAD = "http://127.0.0.1:9"
 BROWSER = "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
@@ -471,6 +474,221 @@ def test_a_refused_handshake_is_answered(answers):
     ) == (response.status_code, response.content)
 
 
+# Refused handshakes.
+
+
+def without_denials(app):
+    """An application behind a server that knows no answer to a handshake but to close."""
+
+    async def serve(scope, receive, send):
+        if scope["type"] == "websocket":
+            scope = {**scope, "extensions": {}}
+        await app(scope, receive, send)
+
+    return serve
+
+
+@contextlib.asynccontextmanager
+async def serve_sessions(proxy, lane, *, denials=True):
+    """Serve a proxy's WebSocket routes, and give what asks for a session and reads the answer."""
+    app = assemble(proxy, lane)
+    async with nothing_left(), run_gateway(app if denials else without_denials(app)) as running:
+
+        async def refused(target):
+            peer = await dial(running.port, target)
+            peer.leave()
+            return peer
+
+        yield refused
+
+
+@pytest.fixture(params=["router", "fastapi", "app"])
+def session_lane(request):
+    """The way that a handshake takes through the gateway."""
+    return request.param
+
+
+async def test_a_sessions_nearest_handler_is_asked_first(session_lane):
+    """Route, inner group, outer group, pool, proxy, as for a request; None asks the next one."""
+    log = []
+    proxy = Proxy(on_error=say("-default", log))
+    proxy.on_error(UpstreamConnectError)(say("proxy", log))
+    pool = UpstreamPool("dead", [DEAD], on_error=say("-pool", log))
+    outer = proxy.group("/a", on_error={UpstreamConnectError: say("-outer", log)})
+    inner = outer.group("/b", on_error=[say("-inner 1", log), say("-inner 2", log)])
+    handlers = [{UpstreamTimeoutError: say("wrong", log)}, say("-route", log)]
+    inner.websocket("/c", upstream=pool, on_error=handlers)(stub)
+    async with serve_sessions(proxy, session_lane) as refused:
+        peer = await refused("/a/b/c")
+
+    assert (502, {"by": "proxy"}) == (peer.status, json.loads(peer.body))
+    assert ["-route", "-inner 1", "-inner 2", "-outer", "-default", "-pool", "proxy"] == log
+
+
+async def test_none_drops_what_a_session_inherits(session_lane):
+    """The pool and the proxy's decorated handlers are still asked."""
+    log = []
+    proxy = Proxy(on_error=say("default", log))
+    proxy.on_error()(say("proxy", log))
+    proxy.group("/a", on_error=say("group", log)).websocket("/x", upstream=DEAD, on_error=None)(
+        stub
+    )
+    async with serve_sessions(proxy, session_lane) as refused:
+        await refused("/a/x")
+
+    assert ["proxy"] == log
+
+
+@pytest.mark.parametrize("denials", [True, False], ids=["answer", "close"])
+async def test_a_sessions_handler_gives_the_answer(session_lane, denials):
+    """A response, where the server can answer a handshake; else its client is closed before it is accepted."""
+    proxy = Proxy()
+    made = PlainTextResponse("mine", 418, {"X-Own": "1"})
+    proxy.websocket("/x", upstream=DEAD, on_error=lambda error, request: made)(stub)
+    async with serve_sessions(proxy, session_lane, denials=denials) as refused:
+        peer = await refused("/x")
+
+    expected = (418, b"1", b"mine") if denials else (403, None)
+    assert expected == (peer.status, value_of(peer.head, b"x-own"), peer.body)[: len(expected)]
+
+
+async def test_a_sessions_handler_may_give_any_application(session_lane):
+    """One that knows only of HTTP."""
+
+    async def tiny(scope, receive, send):
+        await send({"type": "http.response.start", "status": 299, "headers": []})
+        await send(
+            {"type": "http.response.body", "body": scope["path"].encode(), "more_body": True}
+        )
+        await send({"type": "http.response.body", "body": b"!", "more_body": True})
+        # What ASGI lets out.
+        await send({"type": "http.response.body"})
+
+    proxy = Proxy()
+    proxy.websocket("/x", upstream=DEAD, on_error=lambda error, request: tiny)(stub)
+    async with serve_sessions(proxy, session_lane) as refused:
+        peer = await refused("/x")
+
+    assert (299, b"/x!") == (peer.status, peer.body)
+
+
+async def test_an_answer_to_a_handshake_is_bounded(caplog):
+    """It is kept whole, so a stream without an end is the handler's mistake, and not one of memory."""
+    sent = []
+
+    async def endless():
+        while True:
+            sent.append(len(sent))
+            yield bytes(64 * 1024)
+
+    proxy = Proxy()
+    made = StreamingResponse(endless(), 418)
+    proxy.websocket("/x", upstream=DEAD, on_error=lambda error, request: made)(stub)
+    async with serve_sessions(proxy, "app") as refused:
+        peer = await refused("/x")
+
+    assert (500, 17) == (peer.status, len(sent))
+    assert "an answer to a handshake has at most 1048576 bytes" in caplog.text
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_a_session_is_answered_in_one_piece(whole):
+    """Some servers take no other answer, and some none at all: those are told by the answer's status."""
+    events, begun = [], asyncio.Event()
+
+    async def chunks():
+        yield b"a"
+        yield b"b"
+
+    proxy = Proxy()
+    made = StreamingResponse(chunks(), 418)
+    proxy.websocket("/x", upstream=DEAD, on_error=lambda error, request: made)(stub)
+
+    async def receive():
+        if begun.is_set():
+            await asyncio.Event().wait()
+        begun.set()
+        return {"type": "websocket.connect"}
+
+    async def send(message):
+        events.append(message)
+
+    scope = {"type": "websocket", "path": "/x", "raw_path": b"/x", "query_string": b""}
+    scope |= {"headers": [(b"host", b"a")], "subprotocols": []}
+    scope["extensions"] = {"websocket.http.response": {}} if whole else {}
+    async with proxy:
+        await proxy.build_app()(scope, receive, send)
+
+    if whole:
+        assert [(418, None), (None, b"ab")] == [(e.get("status"), e.get("body")) for e in events]
+    else:
+        assert [{"type": "websocket.close", "code": 1008}] == events
+
+
+@pytest.mark.parametrize("ws", ["websockets-sansio", "wsproto"])
+async def test_a_session_whose_client_leaves_its_handler_is_no_error(ws):
+    """A stream that answers it ends, and nothing is logged but the failure."""
+    asked, goes_on, ended, records = asyncio.Event(), asyncio.Event(), asyncio.Event(), []
+
+    async def stream():
+        try:
+            while True:
+                yield b"more"
+                await asyncio.sleep(0)
+        finally:
+            ended.set()
+
+    async def handle(error, request):
+        asked.set()
+        await goes_on.wait()
+        return StreamingResponse(stream(), 418)
+
+    proxy = Proxy(on_exchange=records.append)
+    proxy.websocket("/x", upstream=DEAD, on_error=handle)(stub)
+    async with nothing_left(), run_gateway(proxy.build_app(), ws=ws) as running:
+        _, writer = await asyncio.open_connection("127.0.0.1", running.port)
+        writer.write("\r\n".join(["GET /x HTTP/1.1", "Host: a", *UPGRADE, "", ""]).encode())
+        await asked.wait()
+        writer.transport.abort()
+        goes_on.set()
+        await eventually(lambda: ended.is_set() and records)
+
+    assert [502] == [one.status for one in records]
+
+
+@pytest.mark.parametrize("target", ["/x/a%00b", "/x/%2e%2e"], ids=["NUL", "dots"])
+async def test_a_sessions_target_that_is_refused_is_its_routes(session_lane, target):
+    """As for a request: its handlers are asked, and observers get a record."""
+    records, log = [], []
+    proxy = Proxy(on_exchange=records.append)
+    proxy.websocket("/x/<path>", upstream=DEAD, on_error=say("route", log))(stub)
+    async with serve_sessions(proxy, session_lane) as refused:
+        peer = await refused(target)
+        lost = await refused("/elsewhere/%00")
+
+    assert (400, {"by": "route"}, [("stub", 400)]) == (
+        peer.status,
+        json.loads(peer.body),
+        [(one.route, one.status) for one in records],
+    )
+    assert (["route"], True) == (log, lost.status in {400, 403, 404})
+
+
+async def test_a_session_that_its_stub_refuses_is_its_handlers():
+    """Refused by the stub, with what the stub gives no answer to."""
+    log = []
+    proxy = Proxy()
+
+    @proxy.websocket("/x", upstream=DEAD, on_error=say("route", log))
+    async def refuse(session: Session) -> None:
+        session.close()
+
+    async with serve_sessions(proxy, "router") as refused:
+        peer = await refused("/x")
+
+    assert (403, {"by": "route"}) == (peer.status, json.loads(peer.body))
+
+
 # Declaring.
 
 
@@ -483,12 +701,13 @@ def test_what_is_no_handler_is_refused(value):
     """At the build with the stub's line, at a pool at once."""
     proxy = Proxy()
     proxy.route("/x", upstream=DEAD, on_error=value)(stub)
+    proxy.websocket("/y", upstream=DEAD, on_error=value)(stub)
     with pytest.raises(BuildError) as error:
         proxy.build_router()
     with pytest.raises(TypeError, match="error"):
         UpstreamPool("a", [DEAD], on_error=value)
 
-    assert __file__ in str(error.value.exceptions[0])
+    assert [True, True] == [__file__ in str(one) for one in error.value.exceptions]
 
 
 def test_a_handler_after_the_build_is_refused():

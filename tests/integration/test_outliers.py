@@ -28,12 +28,12 @@ def replies(reply, *, close=False):
     return serve
 
 
-def gateway_of(*urls, timeouts=None, **keywords):
+def gateway_of(*urls, timeouts=None, route=None, **keywords):
     """A gateway alone with one pool that is asked in turn."""
     proxy = Proxy()
     pool = UpstreamPool("p", urls, balancing=RoundRobin(), timeouts=timeouts, **keywords)
 
-    @proxy.route("/<path>", upstream=pool)
+    @proxy.route("/<path>", upstream=pool, **(route or {}))
     async def api() -> None: ...
 
     return proxy.build_app(), pool

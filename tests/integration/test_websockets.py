@@ -389,6 +389,42 @@ async def test_a_handshake_with_content_is_refused(origin, own):
     assert (400, 0) == (sent[0]["status"], origin.connections)
 
 
+@pytest.mark.parametrize("how", ["fails", "is cancelled"])
+async def test_a_client_that_leaves_as_it_is_accepted_is_let_go_of(origin, how):
+    """Its upstream too, and nothing of it is left to be looked at."""
+    async with open_sessions(origin.url) as gateway:
+        accepting = asyncio.Event()
+
+        async def receive():
+            return {"type": "websocket.connect"}
+
+        async def send(message):
+            if message["type"] == "websocket.accept":
+                accepting.set()
+                if how == "fails":
+                    raise OSError("the client is gone")
+                await asyncio.Event().wait()
+
+        scope = {"type": "websocket", "path": "/live", "raw_path": b"/live", "query_string": b""}
+        scope |= {"headers": [(b"host", b"gateway.test")], "subprotocols": []}
+        serving = asyncio.create_task(gateway.proxy.build_app()(scope, receive, send))
+        await accepting.wait()
+        if how == "is cancelled":
+            serving.cancel()
+        await asyncio.wait([serving])
+        upstream = await origin.session()
+        while await upstream.read():
+            pass
+        upstream.leave()
+        record = await gateway.record()
+
+    assert (how == "is cancelled", {"fails": 499}.get(how, 101), None) == (
+        serving.cancelled(),
+        record.status,
+        record.error,
+    )
+
+
 @pytest.mark.requirement("W-02")
 async def test_a_server_without_denials_is_told_to_close(origin):
     """Which it answers with 403."""

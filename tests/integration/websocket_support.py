@@ -227,6 +227,39 @@ class SessionOrigin(ScriptedOrigin):
             return await self.sessions.get()
 
 
+async def dial(
+    port: int,
+    target: str,
+    *lines: str,
+    upgrade: tuple[str, ...] = UPGRADE,
+    surplus: bytes = b"",
+    method: str = "GET",
+    known: list[Peer] | None = None,
+) -> Peer:
+    """Ask for a session and read the answer's head, and its content where it is a refusal.
+
+    ``known`` gets the peer before it has an answer.
+    """
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**24)
+    head = "\r\n".join([f"{method} {target} HTTP/1.1", "Host: gateway.test", *upgrade, *lines])
+    writer.write(head.encode("latin-1") + b"\r\n\r\n" + surplus)
+    peer = Peer(reader, writer, masks=True)
+    if known is not None:
+        known.append(peer)
+    try:
+        async with asyncio.timeout(DEADLINE):
+            peer.head = await reader.readuntil(b"\r\n\r\n")
+            if peer.status != 101:
+                length = value_of(peer.head, b"content-length")
+                peer.body = await (
+                    reader.read(-1) if length is None else reader.readexactly(int(length))
+                )
+    except BaseException:
+        peer.leave()
+        raise
+    return peer
+
+
 @define(eq=False)
 class Sessions:
     """A running gateway of WebSocket routes.
@@ -259,19 +292,15 @@ class Sessions:
         method: str = "GET",
     ) -> Peer:
         """Ask for a session and read the answer's head, and its content where it is a refusal."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=2**24)
-        head = "\r\n".join([f"{method} {target} HTTP/1.1", "Host: gateway.test", *upgrade, *lines])
-        writer.write(head.encode("latin-1") + b"\r\n\r\n" + surplus)
-        peer = Peer(reader, writer, masks=True)
-        self.peers.append(peer)
-        async with asyncio.timeout(DEADLINE):
-            peer.head = await reader.readuntil(b"\r\n\r\n")
-            if peer.status != 101:
-                length = value_of(peer.head, b"content-length")
-                peer.body = await (
-                    reader.read(-1) if length is None else reader.readexactly(int(length))
-                )
-        return peer
+        return await dial(
+            self.port,
+            target,
+            *lines,
+            upgrade=upgrade,
+            surplus=surplus,
+            method=method,
+            known=self.peers,
+        )
 
     async def open(
         self, origin: SessionOrigin, target: str = "/live", *lines: str

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from time import monotonic
+from typing import Any
 
 from attrs import define
 
 from proxyroutes._serve.exchange import Exchange
-from proxyroutes._state.limits import Limiter
+from proxyroutes._state.lease import Lease
+from proxyroutes._state.limits import Limiter, Queue
+from proxyroutes._state.pools import PoolState
 from proxyroutes._state.rules import Rules
-from proxyroutes.exceptions import GatewayError, NoDestinationError, Side
+from proxyroutes.exceptions import NoDestinationError, Side
 from proxyroutes.policies.breakers import Circuit
 from proxyroutes.typing import Clock
 
-__all__ = ["Passage", "enter_circuit", "take_place"]
-
-
-@define(eq=False)
-class _Place:
-    """A place in a pool or a route."""
-
-    limiter: Limiter
-
-    def release(self, exchange: Exchange) -> None:
-        del exchange
-        self.limiter.give_back()
+__all__ = ["Passage", "enter_circuit", "take_lease", "take_place", "wait"]
 
 
 @define(eq=False)
@@ -74,6 +67,39 @@ def enter_circuit(exchange: Exchange, rules: Rules, pool: str) -> Passage | None
     return passage
 
 
+async def wait(exchange: Exchange, begin: Callable[[], Awaitable[Any]]) -> Any:
+    """Wait for what is not the upstream's.
+
+    Raises:
+        GatewayError: If the time is over.
+        ClientLeft: If the client left.
+    """
+    try:
+        exchange.enter()
+        return await begin()
+    except BaseException as error:
+        reason = exchange.reason(error)
+        if reason is None or reason is error:
+            raise
+        raise reason from None
+    finally:
+        exchange.leave()
+
+
+async def _queue(exchange: Exchange, queue: Queue, wanted: Any, clock: Clock) -> Any:
+    waiter = queue.join(wanted)
+    began = monotonic()
+    exchange.patience = (clock.monotonic() + queue.limits.queue_timeout, queue.late())
+    try:
+        return await wait(exchange, lambda: waiter)
+    except BaseException:
+        queue.leave(waiter)
+        raise
+    finally:
+        exchange.patience = None
+        exchange.queued += monotonic() - began
+
+
 async def take_place(exchange: Exchange, limiter: Limiter, clock: Clock) -> None:
     """Take a place that is held until the exchange ends, and wait for it if there is none.
 
@@ -83,20 +109,22 @@ async def take_place(exchange: Exchange, limiter: Limiter, clock: Clock) -> None
         ClientLeft: If the client left.
     """
     if not limiter.take():
-        waiter = limiter.join()
-        began = monotonic()
-        exchange.patience = (clock.monotonic() + limiter.limits.queue_timeout, limiter.late())
-        try:
-            exchange.enter()
-            await waiter
-        except BaseException as error:
-            limiter.leave(waiter)
-            reason = exchange.reason(error)
-            if reason is None or reason is error:
-                raise
-            raise reason from (None if isinstance(reason, GatewayError) else error)
-        finally:
-            exchange.leave()
-            exchange.patience = None
-            exchange.queued += monotonic() - began
-    exchange.held = (*exchange.held, _Place(limiter))
+        await _queue(exchange, limiter, None, clock)
+    exchange.held = (*exchange.held, limiter)
+
+
+async def take_lease(exchange: Exchange, state: PoolState, lease: Callable[[], Lease]) -> Lease:
+    """Take the lease for a first attempt, and wait for it where only that is missing that a destination has room.
+
+    Raises:
+        NoDestinationError: If there is none, the queue is full, or the time is over.
+        GatewayError: If the total time is over.
+        ClientLeft: If the client left.
+    """
+    try:
+        return lease()
+    except NoDestinationError:
+        if not state.is_crowded():
+            raise
+    taken: Lease = await _queue(exchange, state.queue, lease, state.monitor.clock)
+    return taken

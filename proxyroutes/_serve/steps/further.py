@@ -17,7 +17,7 @@ from proxyroutes._serve.exchange import Exchange
 from proxyroutes._serve.match import Found
 from proxyroutes._serve.plan import Plan
 from proxyroutes._serve.relay import Answer
-from proxyroutes._serve.steps.admission import Passage, enter_circuit, take_place
+from proxyroutes._serve.steps.admission import Passage, enter_circuit, take_lease, take_place, wait
 from proxyroutes._serve.steps.hedge import Race, may_hedge
 from proxyroutes._serve.steps.protocols import Steps
 from proxyroutes._serve.steps.replay import (
@@ -219,16 +219,20 @@ class Further:
         chosen.lease.destination.trust = TRUST
         return chosen.lease, chosen.attempt, chosen.upstream
 
-    def first_lease(self) -> Lease:
-        """A lease for the first attempt.
+    def lease(self, tried: Sequence[DestinationState] = (), *, again: bool = False) -> Lease:
+        """A lease for the next attempt.
+
+        Args:
+            tried: Those that were asked already.
+            again: Whether they may be asked again.
 
         Raises:
             NoDestinationError: If there is none.
         """
-        rules = self._state.rules
-        if rules is None:
-            return self._state.lease(self._head)
-        return rules.lease(self._state, self._head, (), again=False)
+        state = self._state
+        if state.rules is None:
+            return state.lease(self._head, tried)
+        return state.rules.lease(state, self._head, tried, again=again)
 
     def _finish(
         self, lease: Lease, attempt: Attempt, outcome: UpstreamResponse | GatewayError
@@ -344,15 +348,7 @@ class Further:
         if exchange.attempt is not None:
             exchange.earlier = (*exchange.earlier, exchange.attempt)
             exchange.attempt = None
-        try:
-            exchange.enter()
-            await monitor.clock.sleep(seconds)
-        except BaseException as error:
-            reason = exchange.reason(error)
-            if reason is None or reason is error:
-                raise
-            raise reason from None
-        exchange.leave()
+        await wait(exchange, lambda: monitor.clock.sleep(seconds))
 
     # Where it goes.
 
@@ -372,11 +368,8 @@ class Further:
         return self._lease(self._tried if self._left() else (), again=True)
 
     def _lease(self, tried: Sequence[DestinationState], *, again: bool) -> Lease | None:
-        state = self._state
         try:
-            if state.rules is None:
-                return state.lease(self._head, tried)
-            return state.rules.lease(state, self._head, tried, again=again)
+            return self.lease(tried, again=again)
         except NoDestinationError:
             # What came before says more than that nobody is left.
             return None
@@ -458,7 +451,7 @@ async def attempts_by_rules(
         passage = enter_circuit(exchange, rules, state.name)
     kept = body if body is None or retry is None else replayed(body, retry, head)
     further = Further(exchange, state, head, kept, timeouts, retry, passage)
-    lease = further.first_lease()
+    lease = await take_lease(exchange, state, further.lease)
     if hedge is not None and body is None and may_hedge(head):
         lease, attempt, outcome = await further.ask_both(lease, hedge)
     else:

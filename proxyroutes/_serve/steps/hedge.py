@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
-from proxyroutes._serve.exchange import Exchange
+from proxyroutes._serve.exchange import Exchange, drained
 from proxyroutes._state.lease import Lease
-from proxyroutes._state.pools import PoolState
+from proxyroutes._state.pools import DestinationState, PoolState
 from proxyroutes.exceptions import GatewayError, Side
 from proxyroutes.policies.retries import IDEMPOTENT
 from proxyroutes.settings import Timeouts
-from proxyroutes.typing import ForwardedHead, UpstreamResponse
+from proxyroutes.typing import Attempt, ForwardedHead, UpstreamResponse
 
 __all__ = ["HedgedTry", "Race", "may_hedge"]
+
+Sending = Callable[[DestinationState, Attempt], Awaitable[UpstreamResponse]]
 
 
 def may_hedge(head: ForwardedHead) -> bool:
@@ -32,33 +34,23 @@ class HedgedTry:
         error: What was raised, if something was.
     """
 
-    def __init__(
-        self,
-        exchange: Exchange,
-        state: PoolState,
-        head: ForwardedHead,
-        timeouts: Timeouts,
-        lease: Lease,
-    ) -> None:
+    def __init__(self, exchange: Exchange, lease: Lease, send: Sending) -> None:
         self.lease = lease
-        exchange.lease = lease
         self.attempt = exchange.begin_attempt(lease.destination.origin)
         self.upstream: UpstreamResponse | None = None
         self.error: BaseException | None = None
         self._given_up = False
-        self._state = state
-        self.task = exchange.spawn(self._run(head, timeouts), "hedge")
+        self.task = exchange.spawn(self._run(send), "hedge")
 
-    async def _run(self, head: ForwardedHead, timeouts: Timeouts) -> None:
+    async def _run(self, send: Sending) -> None:
         try:
-            self.upstream = await self._state.transport.send(
-                head, None, self.lease.destination, timeouts, self.attempt
-            )
+            self.upstream = await send(self.lease.destination, self.attempt)
         except BaseException as error:  # noqa: BLE001 - who waits for it raises it.
             self.error = self.error or error
         if self._given_up and self.upstream is not None:
             # It came in the very turn in which it was given up.
             self.upstream.abort()
+            self.upstream = None
 
     @property
     def is_over(self) -> bool:
@@ -72,6 +64,18 @@ class HedgedTry:
         if self.upstream is not None:
             self.upstream.abort()
         self.upstream, self.error = None, error
+
+    def tick(self, now: float) -> None:
+        """Its exchange looks at the time."""
+
+    def cut(self, destination: object) -> bool:
+        """End it alone if it asks this destination, which is taken away; whether it did."""
+        if self.is_over or self.lease.destination is not destination:
+            return False
+        self.attempt.failure = error = drained(self.attempt)
+        self.interrupt(error)
+        self.lease.release()
+        return True
 
     def give_up(self) -> None:
         """Abort it at once. One that has failed is charged with it; one that was only slower is not."""
@@ -113,9 +117,11 @@ class Race:
         self.tries: list[HedgedTry] = []
 
     def _begin(self, lease: Lease) -> None:
-        self.tries.append(
-            HedgedTry(self._exchange, self._state, self._head, self._timeouts, lease)
-        )
+        self.tries.append(HedgedTry(self._exchange, lease, self._send))
+        self._state.sweeper.add(self.tries[-1])
+
+    def _send(self, one: DestinationState, attempt: Attempt) -> Awaitable[UpstreamResponse]:
+        return self._state.transport.send(self._head, None, one, self._timeouts, attempt)
 
     def _is_good(self, one: HedgedTry) -> bool:
         if one.upstream is not None:
@@ -154,6 +160,7 @@ class Race:
         finally:
             timer.cancel()
         for one in self.tries:
+            self._state.sweeper.discard(one)
             if one is not chosen:
                 one.give_up()
         exchange.follow(chosen.attempt)

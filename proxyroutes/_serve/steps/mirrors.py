@@ -266,14 +266,20 @@ def _log(exchange: Exchange, reason: BaseException | None, pool: str) -> None:
 
 
 class TeedBody:
-    """The request's content, kept as the upstream reads it."""
+    """The request's content, kept as the upstream reads it.
 
-    __slots__ = ("_inner", "_shadow", "content_length")
+    Attributes:
+        content_length: Bytes, or None where the length is unknown.
+        resumable: A read that is cancelled takes nothing away.
+    """
+
+    __slots__ = ("_inner", "_shadow", "content_length", "resumable")
 
     def __init__(self, inner: Body, shadow: Shadow) -> None:
         self._inner = inner
         self._shadow = shadow
         self.content_length = inner.content_length
+        self.resumable: bool = getattr(inner, "resumable", False)
 
     async def read(self) -> bytes:
         """The next bytes; ``b""`` is the end."""

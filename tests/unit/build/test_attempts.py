@@ -68,6 +68,13 @@ def test_hedging_what_may_be_done_twice_is_reported():
     assert "hedge: requests of POST may be done twice" in error.problem
 
 
+def test_hedging_that_is_inherited_is_for_others():
+    """A group of reads and writes may hedge its reads."""
+    plan, problems = compile_one(proxy={"hedge": Hedge(0.5)}, method="post")
+
+    assert ((), None) == (problems, plan.steps)
+
+
 def test_hedging_a_route_of_every_method_is_fine():
     """Its idempotent requests are hedged."""
     assert () == compile_one(method="route", hedge=Hedge(0.5))[1]

@@ -5,7 +5,16 @@ import json
 import pytest
 from fastapi import Depends
 
-from proxyroutes import Destination, Match, Proxy, RateLimit, Retry, Timeouts, UpstreamPool
+from proxyroutes import (
+    Destination,
+    Limits,
+    Match,
+    Proxy,
+    RateLimit,
+    Retry,
+    Timeouts,
+    UpstreamPool,
+)
 from proxyroutes.exceptions import BuildError, UpstreamTimeoutError
 from proxyroutes.policies import (
     HeaderAffinity,
@@ -14,7 +23,9 @@ from proxyroutes.policies import (
     RoundRobin,
     WeightedSplit,
 )
+from proxyroutes.typing import ForwardedHead
 
+HEAD = ForwardedHead(b"GET", b"/", [], None, None)
 URLS = ("http://10.0.0.7:8080/base", "http://10.0.0.8:8080")
 
 
@@ -272,6 +283,25 @@ async def test_with_nothing_available_the_answer_is_503():
     assert (503, None, None) == (actual.status, actual.picked, actual.forwarded)
 
 
+@pytest.mark.parametrize(
+    ("limits", "answer"),
+    [
+        (Limits(), "no destination has room, and none has within 1 s, which is waited for"),
+        (Limits(max_queue=0), "no destination is available"),
+    ],
+    ids=["waits", "does not wait"],
+)
+async def test_a_queue_for_what_is_full_is_told(limits, answer):
+    """503 is only what comes after it."""
+    pool = make_pool(Destination("http://a", max_in_flight=1), limits=limits)
+    async with make_proxy(pool) as proxy:
+        lease = pool.state().lease(HEAD)
+        actual = proxy.explain("GET", "/api/7")
+        lease.release()
+
+    assert (503, answer) == (actual.status, actual.answer)
+
+
 class Uncopyable:
     """A user's policy with a runtime that cannot be copied."""
 
@@ -394,6 +424,33 @@ def test_what_runs_first_is_named_and_not_run():
 
 
 # Attempts and affinity.
+
+
+@pytest.mark.parametrize("url", ["/api/x", "ws://localhost/api/ws"], ids=["route", "session"])
+def test_who_answers_failures_is_named(url):
+    """In the order in which they are asked, with what they are asked of."""
+
+    def near(error, request):
+        """Have no answer."""
+
+    def far(error, request):
+        """Have no answer."""
+
+    proxy = Proxy()
+    group = proxy.group("/api", upstream=make_pool(), on_error=far)
+    own = [near, {UpstreamTimeoutError: far}]
+
+    @group.get("/x", on_error=own)
+    async def one() -> None: ...
+
+    @group.websocket("/ws", on_error=own)
+    async def live() -> None: ...
+
+    assert (
+        "on_error: near, asked of GatewayError",
+        "on_error: far, asked of UpstreamTimeoutError",
+        "on_error: far, asked of GatewayError",
+    ) == proxy.explain("GET", url).steps
 
 
 @pytest.mark.parametrize(

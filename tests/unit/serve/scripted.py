@@ -1,7 +1,7 @@
 """What the tests of the request path share: a plan, a transport and a server that do what they are told."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from attrs import define, field
@@ -13,7 +13,7 @@ from proxyroutes._serve.match import Found, split_path
 from proxyroutes._state.sweeper import Sweeper
 from proxyroutes.exceptions import Stage
 from proxyroutes.policies import Retry, RoundRobin
-from proxyroutes.settings import Timeouts
+from proxyroutes.settings import Destination, Timeouts
 from proxyroutes.testing import ManualClock
 from proxyroutes.typing import Fields, Message, RandomSource, Scope
 
@@ -205,7 +205,7 @@ async def stub() -> None:
 
 def make_route(
     *outcomes: Any,
-    destinations: int = 1,
+    destinations: int | Sequence[Destination] = 1,
     pool_timeouts: Timeouts | None = None,
     path: str = "/<path>",
     pool_retry: Retry | None = None,
@@ -217,7 +217,7 @@ def make_route(
 
     Args:
         outcomes: What each attempt comes to.
-        destinations: How many there are.
+        destinations: How many there are, or which.
         pool_timeouts: The pool's time-outs.
         path: The template.
         pool_retry: The pool's retry; a wait before it would need the clock to be advanced.
@@ -230,7 +230,11 @@ def make_route(
     monitor = HealthMonitor(clock=clock, random=random)
     proxy = Proxy(monitor=monitor, on_exchange=records.append, via="here")
     transport = ScriptedTransport(list(outcomes))
-    urls = [f"http://up{number}.test" for number in range(1, destinations + 1)]
+    urls: Sequence[str | Destination] = (
+        [f"http://up{number}.test" for number in range(1, destinations + 1)]
+        if isinstance(destinations, int)
+        else destinations
+    )
     pool = UpstreamPool(
         "pool",
         urls,

@@ -1,13 +1,16 @@
 """Limits of one destination: exchanges at once, and requests in an interval of the monitor."""
 
+import asyncio
+
 import pytest
 
-from proxyroutes import Destination, HealthMonitor, Proxy, UpstreamPool
+from proxyroutes import Destination, HealthMonitor, Limits, Proxy, UpstreamPool
 from proxyroutes.exceptions import NoDestinationError
 from proxyroutes.policies import RoundRobin
 from proxyroutes.testing import ScriptedOrigin, run_gateway
 from proxyroutes.typing import ForwardedHead
 from tests.integration.support import OK, RawClient, eventually
+from tests.integration.websocket_support import SessionOrigin, dial, nothing_left
 
 HEAD = ForwardedHead(b"GET", b"/", [], None, None)
 
@@ -104,6 +107,41 @@ async def test_panic_keeps_limits(clock):
     assert 1 == sum(lease.destination.host == "a" for lease in held)
 
 
+async def test_a_queue_on_sockets():
+    """HTTP and sessions wait for one destination, and are served one after the other; one that leaves is passed over."""
+    async with SessionOrigin() as origin:
+        proxy = Proxy()
+        limits = Limits(queue_timeout=30.0)
+        pool = UpstreamPool("p", [Destination(origin.url, max_in_flight=1)], limits=limits)
+
+        @proxy.websocket("/<path>", upstream=pool)
+        async def live() -> None: ...
+
+        async with nothing_left(), run_gateway(proxy.build_app()) as gateway:
+            state = pool.state()
+            first = await dial(gateway.port, "/first")
+            peer = await origin.session()
+            leaving = []
+            waiting = []
+            for known in (leaving, None):
+                task = asyncio.create_task(dial(gateway.port, "/next", known=known))
+                waiting.append(task)
+                await eventually(lambda: state.queue.waiting == len(waiting))
+            leaving[0].leave()
+            await eventually(lambda: state.queue.waiting == 1)
+            assert 1 == origin.connections
+            peer.leave()
+            second = await waiting[1]
+            assert (101, 2) == (second.status, origin.connections)
+            await asyncio.wait(waiting)
+            waiting[0].exception()
+            for one in (first, second, await origin.session()):
+                one.leave()
+            await eventually(lambda: not state.in_flight)
+
+    assert 0 == state.queue.waiting
+
+
 async def test_limits_on_sockets():
     """A held response keeps the only place; its end gives it back."""
     release = []
@@ -118,7 +156,9 @@ async def test_limits_on_sockets():
 
     async with ScriptedOrigin(hold) as origin:
         proxy = Proxy()
-        pool = UpstreamPool("p", [Destination(origin.url, max_in_flight=1)])
+        pool = UpstreamPool(
+            "p", [Destination(origin.url, max_in_flight=1)], limits=Limits(max_queue=0)
+        )
 
         @proxy.route("/<path>", upstream=pool)
         async def api() -> None: ...

@@ -5,8 +5,9 @@ import asyncio
 import pytest
 
 from proxyroutes.exceptions import NoDestinationError, UpstreamConnectError, UpstreamProtocolError
-from proxyroutes.policies import CircuitBreaker, Retry
-from proxyroutes.settings import Limits, Timeouts
+from proxyroutes.policies import CircuitBreaker, HeaderAffinity, Retry
+from proxyroutes.settings import Destination, Limits, Timeouts
+from proxyroutes.typing import ForwardedHead
 from tests.unit.serve.scripted import (
     LEFT,
     Response,
@@ -35,7 +36,33 @@ def at_route(*outcomes, **limits):
     return make_route(*outcomes, limits=Limits(max_in_flight=1, **limits))
 
 
-both = pytest.mark.parametrize("make", [at_pool, at_route], ids=["pool", "route"])
+def at_destination(*outcomes, **limits):
+    """A pool whose only destination has one place."""
+    destinations = [Destination("http://up1.test", max_in_flight=1)]
+    return make_route(*outcomes, destinations=destinations, rules={"limits": Limits(**limits)})
+
+
+both = pytest.mark.parametrize(
+    "make", [at_pool, at_route, at_destination], ids=["pool", "route", "destination"]
+)
+
+
+def take_place(route):
+    """Take the only place as another exchange would; what gives it back."""
+    rules, steps, state = route.state.rules, route.plan.steps, route.state
+    if route.pool.destinations[0].max_in_flight:
+        return state.lease(ForwardedHead(b"GET", b"/", [], None, None)).release
+    limiter = rules.limiter if rules else steps.limits.on(state.loop)
+    limiter.take()
+    return limiter.give_back
+
+
+def queue_of(route):
+    """Where those are that wait for it."""
+    rules, steps, state = route.state.rules, route.plan.steps, route.state
+    if route.pool.destinations[0].max_in_flight:
+        return state.queue
+    return rules.limiter if rules else steps.limits.on(state.loop)
 
 
 async def start(route, server=None):
@@ -129,21 +156,20 @@ async def serve_again(route):
 async def test_a_cancellation_in_the_queue_lets_go_of_everything(make, given):
     """Also one that comes in the turn in which the place was given."""
     route = make()
-    rules, steps = route.state.rules, route.plan.steps
-    limiter = steps.limits.on(route.state.loop) if rules is None else rules.limiter
-    limiter.take()
+    give_back, queue = take_place(route), queue_of(route)
     waiting = await start(route)
-    assert 1 == limiter.waiting
+    assert 1 == queue.waiting
     if given:
-        limiter.give_back()
+        give_back()
     waiting.cancel()
     await asyncio.wait([waiting])
     if not given:
-        limiter.give_back()
+        give_back()
 
     assert waiting.cancelled()
-    assert (0, 0) == (limiter.taken, limiter.waiting)
+    assert (0, 0) == (getattr(queue, "taken", 0), queue.waiting)
     assert_all_is_let_go(route)
+    assert 200 == (await serve_again(route)).status
 
 
 @pytest.mark.requirement("R-11")
@@ -200,6 +226,133 @@ async def test_a_request_keeps_its_place_while_it_is_tried_again():
 
     assert 200 == (await serve(route)).status
     assert_all_is_let_go(route)
+
+
+# Destinations that are full.
+
+
+def two_full(*outcomes, **keywords):
+    """A pool of two destinations with one place each, both taken; and what gives the places back."""
+    destinations = [Destination(f"http://up{n}.test", max_in_flight=1) for n in (1, 2)]
+    route = make_route(*outcomes, destinations=destinations, **keywords)
+    return route, [take_place(route), take_place(route)]
+
+
+@pytest.mark.parametrize(("queue", "order"), [("fifo", "ab"), ("lifo", "cd")])
+async def test_a_destination_goes_to_whose_turn_it_is(queue, order):
+    """Whichever has room first; who comes at that moment does not overtake the queue."""
+    route, (first, second) = two_full(
+        *[Response(200, [], b"a", asyncio.Event()) for _ in range(4)],
+        rules={"limits": Limits(queue=queue)},
+    )
+    tasks = {}
+    for name in "abc":
+        tasks[name] = asyncio.create_task(serve(route, make_scope(target=f"/{name}".encode())))
+        await turns()
+    second()
+    tasks["d"] = asyncio.create_task(serve(route, make_scope(target=b"/d")))
+    await turns()
+    first()
+    await turns()
+
+    assert ["http://up2.test", "http://up1.test"] == route.transport.asked
+    assert list(order) == [head.target.decode()[1:] for head in route.transport.heads]
+    assert (2, 2, 2) == (route.state.queue.waiting, route.state.in_flight, route.state.leases - 2)
+    for task in tasks.values():
+        task.cancel()
+    await asyncio.wait(tasks.values())
+    assert (0, 0) == (route.state.queue.waiting, route.state.in_flight)
+
+
+def undrained(route):
+    """It is used again."""
+    route.pool.undrain("http://up3.test")
+
+
+def added(route):
+    """A further one."""
+    route.pool.add("http://up4.test")
+
+
+def recovered(route):
+    """An ejection ends."""
+    route.state.ejections.out.clear()
+    route.state.refresh()
+
+
+@pytest.mark.parametrize("change", [undrained, added, recovered])
+async def test_a_destination_that_comes_back_serves_those_that_wait(change):
+    """As many as it has room for: here all."""
+    route, _ = two_full(*[Response(200) for _ in range(3)])
+    route.pool.add("http://up3.test")
+    if change is recovered:
+        route.state.ejections.out[route.state.destinations[2]] = None
+        route.state.refresh()
+    else:
+        await route.pool.drain("http://up3.test")
+    waiting = [await start(route) for _ in range(3)]
+    assert 3 == route.state.queue.waiting
+    change(route)
+
+    assert [200] * 3 == [one.status for one in await asyncio.gather(*waiting)]
+    assert {route.state.destinations[-1].origin} == set(route.transport.asked)
+
+
+async def test_what_is_full_for_another_reason_is_answered_at_once():
+    """Unhealthy, drained, or over its requests of the interval: nothing that ends makes room."""
+    route = make_route(
+        destinations=[
+            Destination("http://up1.test", max_requests=1, max_in_flight=1),
+            Destination("http://up2.test", max_in_flight=1),
+        ]
+    )
+    _, give_back = take_place(route), take_place(route)
+    give_back()
+    await route.pool.drain("http://up2.test")
+
+    assert (503, 0) == ((await serve(route)).status, route.state.queue.waiting)
+
+
+async def test_in_panic_those_that_are_full_are_waited_for():
+    """They are all that is used."""
+    route, (first, _) = two_full(Response(200), rules={"panic": True})
+    for destination in route.state.destinations:
+        route.state.ejections.out[destination] = None
+    route.state.refresh()
+    waiting = await start(route)
+    assert 1 == route.state.queue.waiting
+    first()
+
+    assert 200 == (await waiting).status
+
+
+async def test_a_client_whose_own_destination_is_full_does_not_wait():
+    """Where another one has room, that it may not use: nothing would ever serve it."""
+    destinations = [Destination(f"http://up{n}.test", max_in_flight=1) for n in (1, 2)]
+    affinity = HeaderAffinity("x-tenant", on_loss="reject")
+    route = make_route(Response(200), destinations=destinations, rules={"affinity": affinity})
+    scope = make_scope("GET", b"/", (b"x-tenant", b"a"))
+    await serve(route, scope)
+    (home,) = [one for one in route.state.destinations if one.origin in route.transport.asked]
+    lease = route.state.hold(home, ForwardedHead(b"GET", b"/", [], None, None))
+    server = await serve(route, scope)
+    lease.release()
+
+    assert (503, 0) == (server.status, route.state.queue.waiting)
+
+
+async def test_a_limit_that_comes_at_run_time_has_a_queue_too():
+    """The pool was plain before."""
+    route = make_route(Response(200))
+    assert None is route.state.rules
+    route.pool.add(Destination("http://up2.test", max_in_flight=1))
+    route.pool.remove("http://up1.test")
+    give_back = route.state.lease(ForwardedHead(b"GET", b"/", [], None, None)).release
+    waiting = await start(route)
+    assert 1 == route.state.queue.waiting
+    give_back()
+
+    assert 200 == (await waiting).status
 
 
 # Circuits.

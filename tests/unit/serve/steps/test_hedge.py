@@ -4,7 +4,12 @@ import asyncio
 
 import pytest
 
-from proxyroutes.exceptions import Stage, UpstreamConnectError, UpstreamProtocolError
+from proxyroutes.exceptions import (
+    NoDestinationError,
+    Stage,
+    UpstreamConnectError,
+    UpstreamProtocolError,
+)
 from proxyroutes.policies import Hedge, Retry, RetryBudget
 from proxyroutes.settings import Timeouts
 from tests.unit.serve.scripted import (
@@ -101,10 +106,11 @@ async def test_the_first_answer_wins(winner):
 
     assert (200, b"ok", True) == (server.status, server.body, tries[1 - winner].cancelled)
     record = route.records[0]
-    assert (2, route.transport.asked[winner], None) == (
+    assert (2, route.transport.asked[winner], None, route.transport.asked) == (
         record.attempts,
         record.destination,
         record.error,
+        [one.destination for one in record.tries],
     )
     assert [0] == list({one.in_flight for one in route.state.destinations})
 
@@ -303,6 +309,38 @@ async def test_a_response_that_comes_as_the_client_leaves_is_let_go_of(how):
     await end(route, task)
 
     assert [1, 1] == [first.late.aborted, second.late.aborted]
+
+
+@pytest.mark.parametrize("drained", [0, 1])
+async def test_a_response_that_comes_as_its_destination_is_drained_is_let_go_of(drained):
+    """The other attempt goes on, and its answer is the one that is relayed."""
+
+    class Stubborn(Slow):
+        async def __call__(self, body, attempt):
+            try:
+                return await super().__call__(body, attempt)
+            except asyncio.CancelledError:
+                return late
+
+    late = Response(200, [], b"late")
+    tries = [Slow(), Slow()]
+    tries[drained] = Stubborn()
+    route, *_, server, task = await both_under_way(first=tries[0], second=tries[1])
+    (asked,) = [
+        one for one in route.state.destinations if one.origin == route.transport.asked[drained]
+    ]
+    counts = [route.state.sweeper.cut(asked) for _ in range(2)]
+    await turns()
+    assert ([1, 0], 0, 1, 1) == (counts, asked.in_flight, late.aborted, route.state.in_flight)
+    tries[1 - drained].come_to(Response(200, [], b"ok"))
+    await end(route, task)
+
+    assert (200, b"ok", None) == (server.status, server.body, route.records[0].error)
+    assert [drained] == [
+        number
+        for number, one in enumerate(route.records[0].tries)
+        if isinstance(one.failure, NoDestinationError)
+    ]
 
 
 def test_a_number_out_of_its_range_is_refused():
