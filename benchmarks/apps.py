@@ -336,3 +336,4 @@ def _frozen_at_start(inner: Any) -> Any:
 def _freeze() -> None:
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000, 20, 20)

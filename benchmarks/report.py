@@ -205,7 +205,8 @@ def to_markdown(run: Run, date: str, versions: dict[str, str]) -> str:
         lines.append("- " + ", ".join(f"{name} {version}" for name, version in versions.items()))
     lines += [
         "- Each proxy has one core, load and upstream (nginx) share the other. Python subjects run on uvicorn with uvloop "
-        "and httptools, and call `gc.freeze()` once after start-up.",
+        "and httptools, without `--proxy-headers`, and call `gc.freeze()` and `gc.set_threshold(10_000, 20, 20)` once "
+        "after start-up.",
         "",
         *_floor_table(run),
         "## Tables",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["app_of", "serve"]
 
 _BACKLOG = 2048
+_THRESHOLDS = (10_000, 20, 20)
 
 
 def app_of(router: APIRouter) -> FastAPI:
@@ -112,6 +113,8 @@ def _make_server(config: uvicorn.Config, app: ASGIApp) -> uvicorn.Server:
             # What is there now stays: the collector need not look at it again and again, and this process is ours.
             gc.collect()
             gc.freeze()
+            # What waits for upstreams has hundreds of objects alive at once: more than a collection is made after by default.
+            gc.set_threshold(*_THRESHOLDS)
 
     return Server(config)
 
