@@ -23,70 +23,27 @@ from proxyroutes._serve.plan import Plan
 from proxyroutes.exceptions import PathTemplateError
 from proxyroutes.typing import ASGIApp, Scope
 
-__all__ = ["Inclusion", "match_prefix", "routers_of"]
+__all__ = ["Inclusion", "Prefixed", "match_prefix", "routers_of"]
 
 
-class Inclusion:
-    """One inclusion as it was at one version of its router's routes.
+class Prefixed:
+    """Routes behind a prefix.
 
     Attributes:
-        included: FastAPI's record of it; kept, so that its identity cannot pass to another one.
-        proof: The plans that may be served the short way, each with its dependant; see ``proof``.
-        contexts: FastAPI's effective contexts of the plans that are found by the index.
-        guarded: Those whose stub is silent and whose dependencies are all known, with these, and what serves them.
+        readable: Whether the prefix is one of our templates, and not one that only Starlette's expressions can match.
     """
 
-    __slots__ = (
-        "_count",
-        "_index",
-        "_routes",
-        "_segments",
-        "_watched",
-        "contexts",
-        "guarded",
-        "included",
-        "proof",
-    )
+    __slots__ = ("_index", "_segments", "readable")
 
-    def __init__(
-        self, included: Any, router: Any, prefix: str, index: RouteIndex, *, known: bool
-    ) -> None:
-        self.included = included
-        self._routes = router.routes
-        self._count = len(router.routes)
-        routers = routers_of(router)
-        # FastAPI counts changes nowhere else.
-        self._watched = [(each, getattr(each, "_routes_version", None)) for each in routers]
-        known = known and all(version is not None for _, version in self._watched)
-        self.proof: Mapping[Plan, Any] = {}
-        self.contexts: Mapping[Plan, Any] = {}
-        if known:
-            contexts = list(included.effective_route_contexts())
-            self.proof = prove(contexts)
-            self.contexts = plans_of(contexts)
+    def __init__(self, prefix: str, index: RouteIndex) -> None:
         self._index = index
         self._segments: Sequence[Segment] = ()
+        self.readable = True
         if prefix:
             try:
                 self._segments = parse_template(prefix).segments
             except PathTemplateError:
-                # A prefix that only Starlette's expressions can match.
-                self.proof, self.contexts = {}, {}
-        self.guarded: Mapping[Plan, tuple[Dependencies, ASGIApp]] = _read_guarded(self.contexts)
-
-    def holds(self) -> bool:
-        """Whether the router's routes are the same as then."""
-        if len(self._routes) != self._count:
-            return False
-        for router, version in self._watched:  # noqa: SIM110 - a generator costs each request more than this.
-            if router._routes_version != version:  # noqa: SLF001 - FastAPI has no public name for it.
-                return False
-        return True
-
-    def proves(self, plan: Plan) -> bool:
-        """Whether a plan may be served the short way."""
-        dependant = self.proof.get(plan)
-        return dependant is not None and not dependant.dependencies
+                self.readable = False
 
     def locate(self, scope: Scope) -> Found | None:
         """Match a request."""
@@ -109,6 +66,62 @@ class Inclusion:
         if not segments:
             return {}
         return match_prefix(found.parts, found.start - len(segments), segments) or {}
+
+
+class Inclusion(Prefixed):
+    """One inclusion as it was at one version of its router's routes.
+
+    Attributes:
+        included: FastAPI's record of it; kept, so that its identity cannot pass to another one.
+        proof: The plans that may be served the short way, each with its dependant; see ``proof``.
+        contexts: FastAPI's effective contexts of the plans that are found by the index.
+        guarded: Those whose stub is silent and whose dependencies are all known, with these, and what serves them.
+    """
+
+    __slots__ = (
+        "_count",
+        "_routes",
+        "_watched",
+        "contexts",
+        "guarded",
+        "included",
+        "proof",
+    )
+
+    def __init__(
+        self, included: Any, router: Any, prefix: str, index: RouteIndex, *, known: bool
+    ) -> None:
+        super().__init__(prefix, index)
+        self.included = included
+        self._routes = router.routes
+        self._count = len(router.routes)
+        routers = routers_of(router)
+        # FastAPI counts changes nowhere else.
+        self._watched = [(each, getattr(each, "_routes_version", None)) for each in routers]
+        known = (
+            known and self.readable and all(version is not None for _, version in self._watched)
+        )
+        self.proof: Mapping[Plan, Any] = {}
+        self.contexts: Mapping[Plan, Any] = {}
+        if known:
+            contexts = list(included.effective_route_contexts())
+            self.proof = prove(contexts)
+            self.contexts = plans_of(contexts)
+        self.guarded: Mapping[Plan, tuple[Dependencies, ASGIApp]] = _read_guarded(self.contexts)
+
+    def holds(self) -> bool:
+        """Whether the router's routes are the same as then."""
+        if len(self._routes) != self._count:
+            return False
+        for router, version in self._watched:  # noqa: SIM110 - a generator costs each request more than this.
+            if router._routes_version != version:  # noqa: SLF001 - FastAPI has no public name for it.
+                return False
+        return True
+
+    def proves(self, plan: Plan) -> bool:
+        """Whether a plan may be served the short way."""
+        dependant = self.proof.get(plan)
+        return dependant is not None and not dependant.dependencies
 
 
 def _read_guarded(

@@ -16,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 from attrs import evolve, fields, frozen
 
 from proxyroutes._build.compile import Compiled
-from proxyroutes._build.inclusions import Inclusion, match_prefix
+from proxyroutes._build.inclusions import Prefixed, match_prefix
 from proxyroutes._declare.specs import RouteSpec, WebSocketSpec
 from proxyroutes._declare.templates import parse_template
 from proxyroutes._operate.attempts_words import describe_attempts, find_home
@@ -133,7 +133,7 @@ def explain_scope(
     else:
         declared = [_Declared(spec, plan) for spec, plan, _ in compiled.routes]
     index = compiled.sessions if session else compiled.index
-    found = Inclusion(None, 0, prefix, index, known=False).locate(scope)
+    found = Prefixed(prefix, index).locate(scope)
     winner = None if found is None else found.plan
     blank = Explanation(
         method=scope["method"],
@@ -168,9 +168,7 @@ def _rivals(
         plan = one.plan
         if plan is winner:
             continue
-        alone = Inclusion(
-            None, 0, prefix, RouteIndex([plan], redirect_slashes=False), known=False
-        ).locate(scope)
+        alone = Prefixed(prefix, RouteIndex([plan], redirect_slashes=False)).locate(scope)
         if alone is None:
             reason = _why_not(plan, scope, prefix)
         elif not alone.method_allowed:
@@ -189,7 +187,7 @@ def _why_not(plan: Plan, scope: Scope, prefix: str) -> str:
     """Words for a route that does not fit: its ``match``, or its path."""
     if plan.condition is not None:
         wider = RouteIndex([evolve(plan, condition=None)], redirect_slashes=False)
-        if Inclusion(None, 0, prefix, wider, known=False).locate(scope) is not None:
+        if Prefixed(prefix, wider).locate(scope) is not None:
             return "its match does not hold"
     return _why_not_its_path(plan, scope, prefix)
 

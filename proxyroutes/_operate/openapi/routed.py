@@ -14,7 +14,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from attrs import frozen
 
 from proxyroutes._build.compile import Compiled
-from proxyroutes._build.inclusions import Inclusion
+from proxyroutes._build.inclusions import Prefixed
 from proxyroutes._declare.specs import RouteSpec
 from proxyroutes._declare.templates import Segment, Template, parse_rewrite, parse_template
 from proxyroutes._operate.explain import make_scope
@@ -196,7 +196,7 @@ def _served_by(compiled: Compiled, plan: Plan, operation: Operation, path: str) 
         return _UUID if schema.get("format") == "uuid" else "x"
 
     scope = make_scope(operation.method.upper(), _PARAMETER.sub(sample, path), ())
-    found = Inclusion(None, 0, "", compiled.index, known=False).locate(scope)
+    found = Prefixed("", compiled.index).locate(scope)
     return found is not None and found.full and found.plan is plan
 
 
