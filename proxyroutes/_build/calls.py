@@ -37,7 +37,7 @@ from proxyroutes.exceptions import ClientRequestError, GatewayError, StubError
 from proxyroutes.settings import Timeouts
 from proxyroutes.typing import Body, ForwardedHead, Message, Receive, Scope
 
-__all__ = ["CALL", "BodyRefusedError", "Call", "FindPool", "Own", "stub_receive"]
+__all__ = ["CALL", "BodyRefusedError", "Call", "FindPool", "Own", "refuse_to_read", "stub_receive"]
 
 CALL = "proxyroutes.call"
 """The key of a scope under which the running call, or the side of a session, is found."""
@@ -287,12 +287,25 @@ def stub_receive(call: Call) -> Receive:
             call.receive, limit, call.plan.timeouts.idle, BodyRefusedError
         )
         return call.recorder
-    name = call.plan.name
+
+    def keep(error: StubError) -> None:
+        call.misread = error
+
+    return refuse_to_read(call.plan.name, keep)
+
+
+def refuse_to_read(name: str, keep: Callable[[StubError], None] | None = None) -> Receive:
+    """A channel for user code of which nobody has said that it reads: what it took would be missing upstream.
+
+    Args:
+        name: The route.
+        keep: Is given the error that is raised.
+    """
 
     async def unannounced() -> Message:
-        call.misread = StubError(
-            f"route {name!r} reads the body: say max_body_bytes=… at its decorator"
-        )
-        raise call.misread
+        error = StubError(f"route {name!r} reads the body: say max_body_bytes=… at its decorator")
+        if keep is not None:
+            keep(error)
+        raise error
 
     return unannounced

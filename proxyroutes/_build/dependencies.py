@@ -1,4 +1,4 @@
-"""The dependencies of a silent stub, run from what FastAPI has read of them.
+"""The dependencies of a silent stub that only let a request pass or not, run from what FastAPI has read of them.
 
 FastAPI reads every signature once, and then asks each dependency at every request anew whether it is a generator, a
 coroutine, limited, overridden. Where none of that can be, the same calls are made here in the same order, with the same
@@ -13,15 +13,15 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from attrs import frozen
-from fastapi import BackgroundTasks, Response, routing
+from fastapi import routing
 from fastapi.dependencies import utils
 from fastapi.exceptions import RequestValidationError
 from starlette.requests import Request
 
-__all__ = ["Dependencies", "Solved"]
+__all__ = ["Dependencies"]
 
 _PLACES = {
     "path_params": "path_params",
@@ -40,8 +40,6 @@ _KNOWN = frozenset(
         "dependencies",
         "request_param_name",
         "http_connection_param_name",
-        "background_tasks_param_name",
-        "response_param_name",
         *_PLACES,
     }
 )
@@ -60,8 +58,6 @@ class _Step:
         steps: What it depends on itself.
         fields: Its parameters, and the attribute of the request that has their values.
         requests: Names of parameters that get the request.
-        background: Name of the parameter that gets the background tasks, or None.
-        response: Name of the parameter that gets the response, or None.
     """
 
     call: Callable[..., Any]
@@ -71,25 +67,19 @@ class _Step:
     steps: tuple[_Step, ...]
     fields: tuple[tuple[list[Any], str], ...]
     requests: tuple[str, ...] = ()
-    background: str | None = None
-    response: str | None = None
 
 
-class Solved:
-    """What came of the dependencies of one request.
+class _Solving:
+    """The dependencies of one request, being run.
 
     Attributes:
         request: The request.
         errors: What is wrong with parameters.
         values: What calls have given that stand in the tree more than once.
-        background: Tasks that were added, or None.
-        response: The response that was edited, or None.
     """
 
-    # Most requests have none of these.
+    # Most requests have none.
     errors: Sequence[Any] = ()
-    background: BackgroundTasks | None = None
-    response: Response | None = None
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -140,19 +130,18 @@ class Dependencies:
         # Of the same things: they are compared by identity first, and it stops at the first difference.
         return self._live == self._seen
 
-    async def solve(self, request: Request) -> Solved:
+    async def solve(self, request: Request) -> None:
         """Run them.
 
         Raises:
             RequestValidationError: If a parameter is not what it has to be.
         """
-        solved = Solved(request)
-        await _solve(self._root, solved)
-        if solved.errors:
+        solving = _Solving(request)
+        await _solve(self._root, solving)
+        if solving.errors:
             raise RequestValidationError(
-                solved.errors, endpoint_ctx=_describe(self._dependant, request)
+                solving.errors, endpoint_ctx=_describe(self._dependant, request)
             )
-        return solved
 
 
 class _UnknownError(Exception):
@@ -203,8 +192,8 @@ def _all_of(dependant: Any) -> Iterator[Any]:
 
 def _read_stub(dependant: Any, repeated: set[Any]) -> _Step:
     """What FastAPI does before it calls a stub: the stub itself has nothing to say, but its parameters are checked."""
-    # Of endpoints FastAPI notes a scope of its own.
-    if not _is_known(dependant, besides="scope"):
+    # FastAPI notes a scope of its own for endpoints, and every one of ours asks for a response.
+    if not _is_known(dependant, besides=("scope", "response_param_name")):
         raise _UnknownError
     steps = tuple(_read(inner, repeated) for inner in dependant.dependencies)
     return _Step(
@@ -218,7 +207,10 @@ def _read_stub(dependant: Any, repeated: set[Any]) -> _Step:
 
 
 def _read(dependant: Any, repeated: set[Any]) -> _Step:
-    if not _is_known(dependant) or not _is_coroutine_function(dependant.call):
+    call = dependant.call
+    # Ours look for more of a call than there is without FastAPI's path.
+    own = str(getattr(call, "__module__", "")).startswith("proxyroutes.")
+    if own or not _is_known(dependant) or not _is_coroutine_function(call):
         raise _UnknownError
     requests = (dependant.request_param_name, dependant.http_connection_param_name)
     return _Step(
@@ -229,8 +221,6 @@ def _read(dependant: Any, repeated: set[Any]) -> _Step:
         steps=tuple(_read(inner, repeated) for inner in dependant.dependencies),
         fields=_fields_of(dependant),
         requests=tuple(name for name in requests if name is not None),
-        background=dependant.background_tasks_param_name,
-        response=dependant.response_param_name,
     )
 
 
@@ -250,7 +240,7 @@ def _defaults(kind: type) -> Mapping[str, Any]:
     }
 
 
-def _is_known(dependant: Any, *, besides: str | None = None) -> bool:
+def _is_known(dependant: Any, *, besides: Sequence[str] = ()) -> bool:
     kind = type(dependant)
     if not dataclasses.is_dataclass(kind) or not all(hasattr(dependant, name) for name in _KNOWN):
         return False
@@ -259,7 +249,7 @@ def _is_known(dependant: Any, *, besides: str | None = None) -> bool:
         # A list without entries, as a security scheme has one of scopes, says nothing either.
         (getattr(dependant, name) or None) == (value or None)
         for name, value in _defaults(kind).items()
-        if name != besides
+        if name not in besides
     )
 
 
@@ -278,53 +268,39 @@ def _is_coroutine_function(call: Any) -> bool:
     )
 
 
-async def _solve(step: _Step, solved: Solved) -> dict[str, Any] | None:
+async def _solve(step: _Step, solving: _Solving) -> dict[str, Any] | None:
     """The arguments of a step, or None where something is wrong with them."""
     arguments: dict[str, Any] = {}
     wrong = False
     for inner in step.steps:
-        given = await _solve(inner, solved) if inner.steps else _read_request(inner, solved, {})
+        given = await _solve(inner, solving) if inner.steps else _read_request(inner, solving, {})
         if given is None:
             wrong = True
             continue
         if not inner.may_repeat:
             value = await inner.call(**given)
-        elif inner.uses_cache and inner.call in solved.values:
-            value = solved.values[inner.call]
+        elif inner.uses_cache and inner.call in solving.values:
+            value = solving.values[inner.call]
         else:
             value = await inner.call(**given)
-            solved.values.setdefault(inner.call, value)
+            solving.values.setdefault(inner.call, value)
         if inner.name is not None:
             arguments[inner.name] = value
-    given = _read_request(step, solved, arguments)
+    given = _read_request(step, solving, arguments)
     return None if wrong else given
 
 
-def _read_request(step: _Step, solved: Solved, arguments: dict[str, Any]) -> dict[str, Any] | None:
+def _read_request(
+    step: _Step, solving: _Solving, arguments: dict[str, Any]
+) -> dict[str, Any] | None:
     """Add what a step takes from the request to its arguments; None where something is wrong with it."""
-    request = solved.request
-    known = len(solved.errors)
+    request = solving.request
+    known = len(solving.errors)
     for fields, place in step.fields:
         values, errors = utils.request_params_to_args(fields, getattr(request, place))
         arguments.update(values)
         if errors:
-            solved.errors = [*solved.errors, *errors]
+            solving.errors = [*solving.errors, *errors]
     for name in step.requests:
         arguments[name] = request
-    if step.background is not None:
-        if solved.background is None:
-            solved.background = BackgroundTasks()
-        arguments[step.background] = solved.background
-    if step.response is not None:
-        if solved.response is None:
-            solved.response = _empty_response()
-        arguments[step.response] = solved.response
-    return arguments if len(solved.errors) == known else None
-
-
-def _empty_response() -> Response:
-    response = Response()
-    del response.headers["content-length"]
-    # As FastAPI gives it: None until somebody sets it.
-    response.status_code = cast("int", None)
-    return response
+    return arguments if len(solving.errors) == known else None

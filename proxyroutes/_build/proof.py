@@ -89,7 +89,9 @@ def is_silent(plan: Plan, context: Any) -> bool:
 
     What they are is not looked at here; see ``dependencies``.
     """
-    if plan.speaks or plan.max_body_bytes is not None or wraps(context.original_route.endpoint):
+    if plan.speaks or plan.max_body_bytes is not None or asks_for_pool(plan):
+        return False
+    if wraps(context.original_route.endpoint):
         return False
     return (
         getattr(context, "body_field", None) is None

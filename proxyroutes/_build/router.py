@@ -203,7 +203,7 @@ class GatewayRouter(APIRouter):
         }
         scope["fastapi"]["effective_route_context"] = inclusion.contexts[found.plan]
         dependencies, app = inclusion.guarded.get(found.plan, _UNKNOWN)
-        if dependencies is not None and dependencies.hold():
+        if dependencies is not None and dependencies.hold() and not self._handles_failures(scope):
             await route.serve(app, found, scope, receive, send)
             return
         # The full path from here on; only what it would match is known already.

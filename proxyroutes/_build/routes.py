@@ -16,14 +16,21 @@ from starlette.responses import Response
 from starlette.routing import Match
 from typing_extensions import override
 
-from proxyroutes._build.calls import CALL, BodyRefusedError, Call, FindPool, stub_receive
+from proxyroutes._build.calls import (
+    CALL,
+    BodyRefusedError,
+    Call,
+    FindPool,
+    refuse_to_read,
+    stub_receive,
+)
 from proxyroutes._build.compile import Compiled
 from proxyroutes._build.dependencies import Dependencies
 from proxyroutes._build.responses import GoneResponse, failure_response, has_handler
-from proxyroutes._build.stubs import add_fields, wraps
+from proxyroutes._build.stubs import wraps
 from proxyroutes._serve.guard import check_method, check_target, refuse
 from proxyroutes._serve.head import read_request
-from proxyroutes._serve.http import record_refusal
+from proxyroutes._serve.http import record_refusal, serve_http
 from proxyroutes._serve.match import Found, path_parameters, raw_path_of, redirect_location
 from proxyroutes._serve.plan import Plan
 from proxyroutes._state.pools import UpstreamPool
@@ -34,6 +41,9 @@ __all__ = ["METHOD", "ProxyRoute"]
 
 METHOD = "proxyroutes.method"
 """The key of a scope under which the received method is kept while FastAPI sees one that the route lists."""
+
+
+_GUARDED = "proxyroutes.guarded"
 
 
 class Located(Protocol):
@@ -85,6 +95,8 @@ class ProxyRoute(APIRoute):
         self.plan = plan
         self.owner = owner
         self._wraps = wraps(endpoint)
+        # Whoever reads a body that nobody announced would take it from the upstream.
+        self._unannounced = refuse_to_read(plan.name)
         super().__init__(path, endpoint, **options)
 
     @override
@@ -160,23 +172,17 @@ class ProxyRoute(APIRoute):
     ) -> None:
         """Serve a silent stub by what ``app_with`` has made."""
         try:
-            call = self._open(found, scope, receive)
-            received = stub_receive(call)
+            received = read_request(scope, self.plan, found)
         except GatewayError as error:
             refusal = error
 
             async def refuse_it(_: Request) -> Response:
                 return await _answer(scope, found, refusal)
 
-            await request_response(refuse_it)(scope, receive, send)
-            return
-        try:
-            await app(scope, received, send)
-        except ClientDisconnect:
-            # The client has left while a dependency read.
-            return
-        finally:
-            call.end()
+            app = request_response(refuse_it)
+        else:
+            scope[_GUARDED] = (found, received, receive)
+        await app(scope, self._unannounced, send)
 
     @override
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -188,17 +194,19 @@ class ProxyRoute(APIRoute):
 
         FastAPI puts the same around it as around its own handler: exit stacks, and the application's exception handlers.
         """
+        plan = self.plan
 
-        async def handler(request: Request) -> Response:
-            call: Call = request.scope[CALL]
+        async def handler(request: Request) -> Any:
+            found, received, receive = request.scope.pop(_GUARDED)
             try:
-                solved = await dependencies.solve(request)
-                response: Response = await call.forward()
-            except _ANSWERED as error:
-                return await _answer_error(error, request.scope, call)
-            add_fields(response, solved.response)
-            response.background = solved.background
-            return response
+                await dependencies.solve(request)
+            except GatewayError as error:
+                return await _answer(request.scope, found, error)
+
+            def forward(scope: Scope, _: Receive, send: Send) -> Awaitable[None]:
+                return serve_http(plan, found, scope, receive, send, received)
+
+            return forward
 
         return request_response(handler)
 

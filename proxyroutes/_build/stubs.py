@@ -27,7 +27,7 @@ from proxyroutes._serve.steps.forwarded import ForwardedRequest
 from proxyroutes._serve.websocket import SessionSide
 from proxyroutes.exceptions import StubError
 
-__all__ = ["add_fields", "forwarded_request", "make_endpoint", "read_parameters", "wraps"]
+__all__ = ["forwarded_request", "make_endpoint", "read_parameters", "wraps"]
 
 
 async def forwarded_request(connection: HTTPConnection) -> ForwardedRequest:
@@ -154,7 +154,11 @@ def make_endpoint(spec: RouteSpec) -> Callable[..., Awaitable[Any]]:
                 return response
         if response is None:
             response = await _forward(request.scope[CALL])
-        add_fields(response, values[response_name])
+        # FastAPI adds these to a response that it makes itself, and to no other.
+        injected: Response = values[response_name]
+        response.raw_headers.extend(
+            (name, value) for name, value in injected.raw_headers if name != b"content-length"
+        )
         return response
 
     endpoint.__name__ = spec.facts.name
@@ -164,14 +168,6 @@ def make_endpoint(spec: RouteSpec) -> Callable[..., Awaitable[Any]]:
     setattr(endpoint, _WRAPS, asks)
     endpoint.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]  # inspect reads it, and no type says so.
     return endpoint
-
-
-def add_fields(response: Response, injected: Response | None) -> None:
-    """Add what was set on an injected response; FastAPI does so only to one that it makes itself."""
-    if injected is not None and injected.raw_headers:
-        response.raw_headers.extend(
-            (name, value) for name, value in injected.raw_headers if name != b"content-length"
-        )
 
 
 async def _forward(call: Call) -> Response:

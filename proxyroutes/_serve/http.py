@@ -52,8 +52,18 @@ __all__ = [
 _HTTP1 = frozenset({"1.0", "1.1"})
 
 
-async def serve_http(plan: Plan, found: Found, scope: Scope, receive: Receive, send: Send) -> None:
-    """Serve a request from its match to its last byte, with no user code in between."""
+async def serve_http(
+    plan: Plan,
+    found: Found,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    received: ReceivedFields | None = None,
+) -> None:
+    """Serve a request from its match to its last byte, with no user code in between.
+
+    ``received`` is what was read of it, where it was guarded before user code has let it pass.
+    """
     pool, split = plan.pool, plan.split
     if pool is None and (split is None or not split.quick):
         raise TypeError(
@@ -63,7 +73,8 @@ async def serve_http(plan: Plan, found: Found, scope: Scope, receive: Receive, s
     exchange = open_exchange(plan, state, scope["method"], receive, scope=scope)
     exchange.attach()
     try:
-        received = read_request(scope, plan, found)
+        if received is None:
+            received = read_request(scope, plan, found)
         head = make_head(scope, plan, found, received)
         if split is not None:
             pool = split(plan, found, scope, head)

@@ -36,7 +36,7 @@ from proxyroutes import ForwardedRequest, Match, Proxy
 from proxyroutes._build.dependencies import Dependencies
 from proxyroutes._build.proof import is_silent
 from proxyroutes._build.routes import ProxyRoute
-from proxyroutes.exceptions import StubError
+from proxyroutes.exceptions import NoDestinationError, StubError
 
 
 async def upstream(scope, receive, send):
@@ -170,13 +170,15 @@ def trees(draw):
     """Up to six dependencies, of which any may depend on any earlier one, twice even."""
     shapes: list[Shape] = []
     # Mostly of kinds that are run here: one of another kind hands the whole tree to FastAPI.
-    kinds = st.sampled_from(KINDS[:3]) if draw(st.integers(0, 4)) else st.sampled_from(KINDS)
+    mixed = draw(st.integers(0, 4)) == 0
+    kinds = st.sampled_from(KINDS if mixed else KINDS[:3])
+    asked = sorted(PARAMETERS if mixed else set(PARAMETERS) - {"response", "background"})
     for number in range(draw(st.integers(1, 6))):
         earlier = st.tuples(st.integers(0, max(0, number - 1)), st.booleans())
         shapes.append(
             Shape(
                 draw(kinds),
-                draw(st.frozensets(st.sampled_from(sorted(PARAMETERS)), max_size=3)),
+                draw(st.frozensets(st.sampled_from(asked), max_size=3)),
                 tuple(draw(st.lists(earlier, max_size=3))) if number else (),
                 draw(st.integers(0, 9)) == 0,
             )
@@ -321,6 +323,14 @@ class Made:
         self.request = request
 
 
+async def with_response(response: Response):
+    """It adds to the response."""
+
+
+async def with_tasks(tasks: BackgroundTasks):
+    """It has something done afterwards."""
+
+
 async def outer(inner: Annotated[int, Depends(generator)]):
     """It is of a known kind, and depends on one that is not."""
 
@@ -337,6 +347,8 @@ async def outer(inner: Annotated[int, Depends(generator)]):
         (Depends(Made), {}),
         (Depends(outer), {}),
         (Depends(known, scope="function"), {}),
+        (Depends(with_response), {}),
+        (Depends(with_tasks), {}),
         (Depends(known), {"max_body_bytes": 10}),
     ],
     ids=[
@@ -349,6 +361,8 @@ async def outer(inner: Annotated[int, Depends(generator)]):
         "class",
         "depends on a generator",
         "scope",
+        "edits the response",
+        "adds tasks",
         "content is kept",
     ],
 )
@@ -415,7 +429,7 @@ def test_an_override_takes_the_place_of_a_dependency(solved):
 
 
 def test_a_dependency_may_edit_what_is_forwarded(solved):
-    """Asked for as a user's dependency does."""
+    """Asked for as a user's dependency does; FastAPI runs it, and the call is there."""
     proxy = Proxy()
 
     async def echo(scope, receive, send):
@@ -433,7 +447,7 @@ def test_a_dependency_may_edit_what_is_forwarded(solved):
     app = FastAPI()
     app.include_router(proxy.build_router())
 
-    assert ("ann", ["/x"]) == (ask(app).text, solved)
+    assert ("ann", []) == (ask(app).text, solved)
 
 
 def test_prefixes_give_parameters_too(solved):
@@ -810,6 +824,38 @@ def test_a_context_with_something_new_is_not_proven():
     assert is_silent(plan, changed)
     changed.limit = 1
     assert not is_silent(plan, changed)
+
+
+def test_a_dependency_that_reads_what_nobody_announced_is_told(solved):
+    """What it took would be missing upstream."""
+
+    async def reader(request: Request):
+        await request.body()
+
+    with pytest.raises(StubError, match="reads the body: say max_body_bytes"):
+        ask(gateway([Depends(reader)]))
+
+    assert 1 == len(solved)
+
+
+def test_an_error_of_the_gateway_in_a_dependency_is_answered_as_ever(solved):
+    """By the handlers of the route, or as a problem."""
+
+    async def failing(request: Request):
+        raise NoDestinationError("nothing is left", retry_after=1.0)
+
+    answer = ask(gateway([Depends(failing)]))
+
+    assert (503, "application/problem+json", 1) == (
+        answer.status_code,
+        answer.headers["content-type"],
+        len(solved),
+    )
+
+
+def test_a_target_that_is_refused_runs_no_dependency(solved):
+    """The guard comes before all user code."""
+    assert (400, []) == (ask(gateway([Depends(deny)]), "/%00").status_code, solved)
 
 
 def test_a_call_is_over_with_its_request():
