@@ -176,7 +176,9 @@ class Tunnel:
             if message is None:
                 continue
             counts.response_messages += 1
-            counts.response_bytes += size_of(message)
+            counts.response_bytes += (
+                connection.received_bytes if message is received else size_of(message)
+            )
             if not await self.send_to_client(message):
                 return
 

@@ -113,7 +113,7 @@ def test_a_message_is_measured_in_bytes(message, expected):
 
 async def test_everybody_who_waits_to_write_is_woken():
     """Also after one of them has given up."""
-    connection = WebSocketConnection(make_engine(), 1.0, lambda lost: None)
+    connection = WebSocketConnection(make_engine(), 1.0, lambda lost: None, None)
     connection.pause_writing()
     waiting = [asyncio.create_task(connection.drain()) for _ in range(3)]
     await asyncio.sleep(0)
@@ -130,7 +130,7 @@ async def test_everybody_who_waits_to_write_is_woken():
 async def test_nobody_waits_for_a_connection_that_is_lost():
     """Neither to read, nor to write, nor for its end."""
     lost = []
-    connection = WebSocketConnection(make_engine(), 1.0, lost.append)
+    connection = WebSocketConnection(make_engine(), 1.0, lost.append, None)
     connection._handshake = None
     connection.pause_writing()
     waiting = [
