@@ -24,11 +24,13 @@ TEXT, BINARY = 0x81, 0x82
 _PLAIN = frozenset({TEXT, BINARY})
 ENDLESS = 1 << 65
 """End of a frame behind which there can be none, because the engine fails the connection for it; beyond every length."""
-# Reserved bits are 0, the opcode is a known one, and no control frame is fragmented.
-_SOUND = frozenset({0x00, 0x01, 0x02, 0x80, TEXT, BINARY, 0x88, 0x89, 0x8A})
 _CONTROL = 0x88
+_LAST_FRAGMENT = 0x80
+# Reserved bits are 0, the opcode is a known one, and no control frame is fragmented.
+_SOUND = frozenset({0x00, 0x01, 0x02, _LAST_FRAGMENT, TEXT, BINARY, _CONTROL, 0x89, 0x8A})
 _LONGEST_SHORT = 125
 _PIECE_BYTES = 8 * 1024
+_RUN_BYTES = 4 * 1024
 _MASKED = 0x80
 
 _short = Struct("!BB").pack
@@ -55,6 +57,22 @@ def find_frame(received: bytes, start: int) -> tuple[int, int] | None:
             return None
         size = int.from_bytes(received[start + 2 : begin], "big")
     return begin, begin + size
+
+
+def _find_run(received: bytes, start: int, end: int) -> int:
+    """Where the frames for the engine end that begin with this one.
+
+    It is given them together, because each call costs more than a short frame does; but no more than one message, so that
+    none is begun while messages wait or after one that ends the session.
+    """
+    last = received[start]
+    while end - start < _RUN_BYTES and last != _LAST_FRAGMENT:
+        found = find_frame(received, end)
+        if found is None or received[end] in _PLAIN:
+            break
+        last = received[end]
+        end = found[1]
+    return end
 
 
 def make_frame(content: bytes, first: int) -> tuple[bytes, bytes]:
@@ -123,7 +141,7 @@ class FrameReader:
         begin, end = found
         first = received[start]
         if fragmented or first not in _PLAIN or end - begin > self._limit:
-            self.owed = end - start
+            self.owed = _find_run(received, start, end) - start
             return None, start
         self.is_text = first == TEXT
         if end > len(received):

@@ -193,6 +193,8 @@ LIMITS = st.sampled_from([None, 1, 125, 126, 199, 1 << 24])
 @example(frame(0x01, b"a") + frame(TEXT, b"b"), [400], None)
 @example(frame(TEXT, b"\xff"), [400], None)
 @example(frame(TEXT, b"\xff") + frame(PING, b"") + frame(BINARY, b"x"), [400], None)
+@example(frame(0x01, b"\xff") + frame(0x80, b"") + frame(PING, b""), [400], None)
+@example(frame(PING, b"") + frame(0x88, b"") + frame(PING, b""), [400], None)
 @example(frame(BINARY, b"x") + frame(TEXT, b"y", masked=True), [1], None)
 @example(frame(BINARY, b"x") + b"\x82\x7f" + b"\xff" * 8 + b"x", [400], None)
 @example(frame(BINARY, b"x") + b"\x82\x7f" + b"\xff" * 8 + b"x", [3], 125)
@@ -266,6 +268,21 @@ async def test_messages_that_nobody_takes_are_not_read_on(size):
     assert (False, True) == (reading, HIGH_WATER_BYTES <= waiting <= HIGH_WATER_BYTES + size + 260)
     assert [one + bytes(size) for one in numbers] == taken
     assert wire.reading
+
+
+async def test_short_frames_are_given_to_the_engine_together():
+    """A call for each would make a flood of them twice as dear; yet no message is begun while others wait."""
+    connection, wire = open_connection()
+    calls, receive = [], connection._engine.receive_data
+    connection._engine.receive_data = lambda received: (calls.append(received), receive(received))
+    connection.data_received(frame(PING, b"") * 2000 + frame(BINARY, b"x") + frame(PING, b""))
+    pings, taken = len(calls), take(connection)
+    calls.clear()
+    connection.data_received((frame(0x02, b"a") + frame(0x80, b"b")) * 3000)
+
+    assert (2, HIGH_WATER_BYTES // 258 + 1) == (pings, len(calls))
+    assert [b"x"] + [b"ab"] * 3000 == taken + take(connection)
+    assert 2001 == len(read_by_server(wire.written))
 
 
 @pytest.mark.requirement("W-17")
