@@ -30,7 +30,6 @@ _LAST_FRAGMENT = 0x80
 _SOUND = frozenset({0x00, 0x01, 0x02, _LAST_FRAGMENT, TEXT, BINARY, _CONTROL, 0x89, 0x8A})
 _LONGEST_SHORT = 125
 _PIECE_BYTES = 8 * 1024
-_RUN_BYTES = 4 * 1024
 _MASKED = 0x80
 
 _short = Struct("!BB").pack
@@ -66,7 +65,7 @@ def _find_run(received: bytes, start: int, end: int) -> int:
     none is begun while messages wait or after one that ends the session.
     """
     last = received[start]
-    while end - start < _RUN_BYTES and last != _LAST_FRAGMENT:
+    while last != _LAST_FRAGMENT:
         found = find_frame(received, end)
         if found is None or received[end] in _PLAIN:
             break
