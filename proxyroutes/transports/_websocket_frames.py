@@ -48,13 +48,16 @@ def find_frame(received: bytes, start: int) -> tuple[int, int] | None:
         return None
     first, size = received[start], received[start + 1]
     if size > _LONGEST_SHORT or first not in _SOUND:
-        # RFC 6455 §5.1: a server's frames are not masked; §5.5: control frames are short.
-        if size >= _MASKED or first >= _CONTROL or first not in _SOUND:
+        # RFC 6455 §5.1: a server's frames are not masked.
+        if size >= _MASKED or first not in _SOUND:
             return begin, ENDLESS
         begin += 2 if size == _LONGEST_SHORT + 1 else 8
         if len(received) < begin:
             return None
         size = int.from_bytes(received[start + 2 : begin], "big")
+        # RFC 6455 §5.5: control frames are short; the engine lets one pass whose length could be written so.
+        if first >= _CONTROL and size > _LONGEST_SHORT:
+            return begin, ENDLESS
     return begin, begin + size
 
 

@@ -194,6 +194,7 @@ LIMITS = st.sampled_from([None, 1, 125, 126, 199, 1 << 24])
 @example(frame(TEXT, b"\xff"), [400], None)
 @example(frame(TEXT, b"\xff") + frame(PING, b"") + frame(BINARY, b"x"), [400], None)
 @example(frame(0x01, b"\xff") + frame(0x80, b"") + frame(PING, b""), [400], None)
+@example(frame(PING, b"", form=1) + frame(0x01, b"\xff") + frame(0x80, b"") + b"\x88\0", [3], 9)
 @example(frame(PING, b"") + frame(0x88, b"") + frame(PING, b""), [400], None)
 @example(frame(BINARY, b"x") + frame(TEXT, b"y", masked=True), [1], None)
 @example(frame(BINARY, b"x") + b"\x82\x7f" + b"\xff" * 8 + b"x", [400], None)
@@ -385,7 +386,9 @@ async def test_nothing_is_sent_once_a_side_closes():
         (b"\x82\x7f" + bytes(7), None),
         (b"\x82\x7f" + bytes(7) + b"\x01", (10, 11)),
         (b"\x89\x7d", (2, 127)),
-        (b"\x89\x7e", (2, ENDLESS)),
+        (b"\x89\x7e", None),
+        (b"\x89\x7e\x00\x05", (4, 9)),
+        (b"\x89\x7e\x00\x7e", (4, ENDLESS)),
         (b"\x82\x85", (2, ENDLESS)),
         (b"\xc2\x05", (2, ENDLESS)),
         (b"\x83\x05", (2, ENDLESS)),
