@@ -48,10 +48,15 @@ _MESSAGE_BYTES = 256
 
 
 class _Queue:
-    """Messages that wait for the other side, up to a number of bytes."""
+    """Messages that wait for the other side, up to a number of bytes.
+
+    Attributes:
+        taken_bytes: Bytes of the message that was taken last.
+    """
 
     def __init__(self) -> None:
         self._waiting: deque[Any] = deque()
+        self.taken_bytes = 0
         self._bytes = 0
         self._filled = asyncio.Event()
         self._room = asyncio.Event()
@@ -84,6 +89,7 @@ class _Queue:
             self._filled.clear()
             return None
         message, size = self._waiting.popleft()
+        self.taken_bytes = size
         self._bytes -= size + _MESSAGE_BYTES
         if self._bytes < HIGH_WATER_BYTES:
             self._room.set()
@@ -307,6 +313,11 @@ class ASGISession:
     def writing_paused(self) -> bool:
         """Whether what was sent waits for the application to take it."""
         return self._to_app.full
+
+    @property
+    def received_bytes(self) -> int:
+        """Bytes of the message that was taken last."""
+        return self._to_client.taken_bytes
 
     @property
     def hears(self) -> bool:

@@ -1,14 +1,14 @@
 """One WebSocket connection to an upstream: an asyncio protocol around ``websockets``' sans-I/O engine.
 
 The engine decides what a frame is and what breaks the protocol (RFC 6455 §5); this module decides how much of what has
-come is kept. Bytes are given to the engine in slices, and no further ones while the messages of earlier ones wait, so that
-neither a flood of large messages nor one of tiny frames grows without bound.
+come is kept. Only plain data frames, of which nothing is to be decided, pass it by (``_websocket_frames``). Frames are taken
+one by one, and none while the messages of earlier ones wait, so that neither a flood of large messages nor one of tiny
+frames grows without bound.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -18,6 +18,13 @@ from websockets.frames import Opcode
 from websockets.protocol import State
 
 from proxyroutes.exceptions import Side, Stage, UpstreamProtocolError
+from proxyroutes.transports._websocket_frames import (
+    BINARY,
+    ENDLESS,
+    TEXT,
+    FrameReader,
+    make_frame,
+)
 from proxyroutes.transports._websocket_handshake import Handshake
 from proxyroutes.typing import Attempt, Fields
 
@@ -75,9 +82,46 @@ class WebSocketConnection(asyncio.Protocol):
         fields: Its field lines.
         body: Content of a refusal.
         activity: Raised by one whenever bytes come.
+        received_bytes: Bytes of the message that was taken last.
         stop: Called once if the gateway shuts the connection down.
         writing_paused: Whether what was sent waits for the upstream to read.
     """
+
+    __slots__ = (
+        "_abort_timer",
+        "_answer",
+        "_attempt",
+        "_close_timeout",
+        "_closed",
+        "_closing",
+        "_drained",
+        "_ending",
+        "_engine",
+        "_engine_answers",
+        "_handshake",
+        "_loop",
+        "_lost",
+        "_messages",
+        "_on_lost",
+        "_partial",
+        "_partial_is_text",
+        "_passes_engine",
+        "_pong",
+        "_reader",
+        "_reading_paused",
+        "_transport",
+        "_unread",
+        "_waiter",
+        "_waiting_bytes",
+        "_writes_pieces",
+        "activity",
+        "body",
+        "fields",
+        "received_bytes",
+        "status",
+        "stop",
+        "writing_paused",
+    )
 
     strict = True
 
@@ -86,8 +130,10 @@ class WebSocketConnection(asyncio.Protocol):
         engine: ClientProtocol,
         close_timeout: float,
         on_lost: Callable[[WebSocketConnection], None],
+        max_message_bytes: int | None,
     ) -> None:
         self.activity = 0
+        self.received_bytes = 0
         self.writing_paused = False
         self.stop: Callable[[Ending], None] | None = None
         self.status = 0
@@ -101,9 +147,14 @@ class WebSocketConnection(asyncio.Protocol):
         self._handshake: Handshake | None = Handshake(engine)
         self._attempt: Attempt | None = None
         self._answer: asyncio.Future[None] | None = None
-        self._messages: deque[str | bytes] = deque()
+        # No deque, which takes 760 bytes while it is empty; no more than a thousand messages wait.
+        self._messages: list[tuple[str | bytes, int]] = []
         self._waiting_bytes = 0
         self._unread = b""
+        self._reader = FrameReader(max_message_bytes)
+        self._engine_answers = False
+        self._passes_engine = False
+        self._writes_pieces = False
         self._reading_paused = False
         self._partial: bytearray | None = None
         self._partial_is_text = False
@@ -160,7 +211,9 @@ class WebSocketConnection(asyncio.Protocol):
         self._handshake = None
         self.status, self.fields = handshake.status, handshake.fields
         self.body = bytes(handshake.body)
-        if self.status != 101:
+        if self.status == 101:
+            self._choose_reader()
+        else:
             self.abort()
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(None)
@@ -176,6 +229,8 @@ class WebSocketConnection(asyncio.Protocol):
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        # asyncio's own join the pieces, or forget to stop who writes them (CVE-2024-12254).
+        self._writes_pieces = type(transport).__module__.startswith("uvloop")
 
     @override
     def data_received(self, data: bytes) -> None:
@@ -224,18 +279,48 @@ class WebSocketConnection(asyncio.Protocol):
 
     # Reading.
 
+    def _choose_reader(self) -> None:
+        """Have plain frames pass the engine by, unless there is an extension or it is to log them."""
+        self._passes_engine = not self._engine.extensions and not self._engine.debug
+        if not self._passes_engine:
+            self._reader.owed = ENDLESS
+
     def _feed(self, received: bytes) -> None:
-        """Give bytes to the engine, as many as may be kept."""
-        engine = self._engine
-        start = 0
-        while start < len(received):
+        """Take the frames that were received, as many as may be kept; the engine is given those that are not plain."""
+        reader = self._reader
+        received = reader.resume(received)
+        start, size = 0, len(received)
+        while start < size:
             if self._waiting_bytes >= HIGH_WATER_BYTES and not self._closing:
                 self._unread = received[start:]
-                self._pause_reading()
                 break
-            engine.receive_data(received[start : start + _SLICE_BYTES])
-            start += _SLICE_BYTES
-            self._take_frames()
+            if reader.owed and not reader.missing:
+                start = self._give_engine(received, start)
+                continue
+            content, start = reader.take(received, start, fragmented=self._partial is not None)
+            if content is not None and not self._closing and self._ending is None:
+                self._keep(content, is_text=reader.is_text)
+        if self._engine_answers:
+            self._answer_engine()
+        if self._messages or self._ending is not None:
+            _wake(self._waiter)
+        if self._waiting_bytes >= HIGH_WATER_BYTES and not self._closing:
+            self._pause_reading()
+
+    def _give_engine(self, received: bytes, start: int) -> int:
+        """Give the engine bytes of the frame that it is owed; where they end."""
+        reader = self._reader
+        end = min(start + min(reader.owed, _SLICE_BYTES), len(received))
+        reader.owed -= end - start
+        self._engine.receive_data(received[start:end])
+        self._engine_answers = True
+        self._take_frames()
+        return end
+
+    def _answer_engine(self) -> None:
+        """Send what the engine answers to all that was received."""
+        self._engine_answers = False
+        engine = self._engine
         answers = engine.data_to_send()
         if answers:
             if self.writing_paused and engine.state is State.OPEN:
@@ -243,10 +328,6 @@ class WebSocketConnection(asyncio.Protocol):
                 self._pong = answers[-1]
             else:
                 self._write(answers)
-        if self._messages or self._ending is not None:
-            _wake(self._waiter)
-        if self._waiting_bytes >= HIGH_WATER_BYTES and not self._closing:
-            self._pause_reading()
 
     def _take_frames(self) -> None:
         engine = self._engine
@@ -276,22 +357,25 @@ class WebSocketConnection(asyncio.Protocol):
             self._end(Ending(Side.UPSTREAM, code, "", faulty=True))
             self._expect_end()
 
-    def _keep(self, content: bytes | bytearray, *, is_text: bool) -> None:
+    def _keep(self, content: bytes | bytearray | memoryview, *, is_text: bool) -> None:
         message: str | bytes
         try:
-            message = content.decode() if is_text else bytes(content)
+            message = str(content, "utf-8") if is_text else bytes(content)
         except UnicodeDecodeError:
             # RFC 6455 §8.1: the connection MUST be failed.
             self._engine.fail(1007, "invalid UTF-8")
+            self._engine_answers = True
             self._end(Ending(Side.UPSTREAM, 1007, "", faulty=True))
             self._expect_end()
             return
-        self._messages.append(message)
-        self._waiting_bytes += len(content) + _MESSAGE_BYTES
+        size = len(content)
+        self._messages.append((message, size))
+        self._waiting_bytes += size + _MESSAGE_BYTES
 
     def _end(self, ending: Ending) -> None:
         if self._ending is None:
             self._ending = ending
+            self._reader.owed = ENDLESS
 
     def _pause_reading(self) -> None:
         if not self._reading_paused and self._transport is not None:
@@ -325,8 +409,8 @@ class WebSocketConnection(asyncio.Protocol):
                 await self._waiter
             finally:
                 self._waiter = None
-        message = self._messages.popleft()
-        self._waiting_bytes -= size_of(message) + _MESSAGE_BYTES
+        message, self.received_bytes = self._messages.pop(0)
+        self._waiting_bytes -= self.received_bytes + _MESSAGE_BYTES
         return message
 
     # Writing.
@@ -337,8 +421,15 @@ class WebSocketConnection(asyncio.Protocol):
 
     def send(self, content: bytes, *, is_text: bool) -> None:
         """Send a message; once either side closes it goes nowhere."""
-        engine = self._engine
-        if engine.state is not State.OPEN or self._lost:
+        engine, transport = self._engine, self._transport
+        if transport is None or engine.state is not State.OPEN:
+            return
+        if self._passes_engine:
+            frame = make_frame(content, TEXT if is_text else BINARY)
+            if self._writes_pieces:
+                transport.writelines(frame)
+            else:
+                transport.write(b"".join(frame))
             return
         if is_text:
             engine.send_text(content)
@@ -374,6 +465,8 @@ class WebSocketConnection(asyncio.Protocol):
             reason: Up to 123 bytes of UTF-8.
         """
         self._closing = True
+        # What comes is of no interest but for a Close frame, and the engine finds that.
+        self._reader.owed = ENDLESS
         self._messages.clear()
         self._waiting_bytes = 0
         if self._lost:

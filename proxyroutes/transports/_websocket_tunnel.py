@@ -81,7 +81,7 @@ class Tunnel:
         self.ending: Ending | None = None
         self.from_client: Hook | None = None
         self.from_upstream: Hook | None = None
-        self._main: asyncio.Task[Any] | None = None
+        self._upward: asyncio.Task[None] | None = None
         self._activity = -1
         self._events = 0
         self._active_at = self._heard_at = self._began_at = self._asked_at = 0.0
@@ -92,8 +92,8 @@ class Tunnel:
         """End the session; the first reason counts. May be called from anywhere, more than once."""
         if self.ending is None:
             self.ending = ending
-            if self._main is not None and self._main is not asyncio.current_task():
-                self._main.cancel()
+            if self._upward is not None and self._upward is not asyncio.current_task():
+                self._upward.cancel()
 
     def cut(self, destination: object) -> bool:
         """End the session if it is with this destination, which is taken away; whether it was."""
@@ -113,19 +113,22 @@ class Tunnel:
         loop = asyncio.get_running_loop()
         main = cast("asyncio.Task[Any]", asyncio.current_task())
         cancelling = main.cancelling()
-        self._main = main
+        # Tasks of their own, because each message wakes all coroutines of its task, and FastAPI has a score of them.
+        upward = loop.create_task(self._to_upstream(), name="proxyroutes-session-upward")
         pump = loop.create_task(self._to_client(), name="proxyroutes-session")
         pump.add_done_callback(self._pump_failed)
+        self._upward = upward
         try:
-            await self._to_upstream()
+            await upward
         except asyncio.CancelledError:
             # As asyncio.timeout does it: a cancellation from outside stays one.
-            if self.ending is None or main.uncancel() > cancelling:
+            if self.ending is None or main.cancelling() > cancelling:
                 raise
         finally:
-            self._main = None
+            self._upward = None
+            upward.cancel()
             pump.cancel()
-            await asyncio.wait({pump})
+            await asyncio.wait({upward, pump})
         if not pump.cancelled() and (error := pump.exception()) is not None:
             raise error
 
@@ -176,7 +179,9 @@ class Tunnel:
             if message is None:
                 continue
             counts.response_messages += 1
-            counts.response_bytes += size_of(message)
+            counts.response_bytes += (
+                connection.received_bytes if message is received else size_of(message)
+            )
             if not await self.send_to_client(message):
                 return
 

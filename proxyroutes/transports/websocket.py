@@ -154,7 +154,9 @@ class BoundWebSockets:
             self._addresses[destination] = addresses
 
         def make() -> WebSocketConnection:
-            return WebSocketConnection(engine, settings.close_timeout, self._forget)
+            return WebSocketConnection(
+                engine, settings.close_timeout, self._forget, settings.max_message_bytes
+            )
 
         try:
             if self._context is None and destination.secure:

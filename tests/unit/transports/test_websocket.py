@@ -17,7 +17,8 @@ from proxyroutes.transports._websocket_connection import (
     size_of,
 )
 from proxyroutes.transports._websocket_handshake import Handshake
-from proxyroutes.transports._websocket_tunnel import client_close, upstream_close
+from proxyroutes.transports._websocket_tunnel import Tunnel, client_close, upstream_close
+from proxyroutes.transports.websocket import SessionSettings
 
 
 def make_engine(**options):
@@ -113,7 +114,7 @@ def test_a_message_is_measured_in_bytes(message, expected):
 
 async def test_everybody_who_waits_to_write_is_woken():
     """Also after one of them has given up."""
-    connection = WebSocketConnection(make_engine(), 1.0, lambda lost: None)
+    connection = WebSocketConnection(make_engine(), 1.0, lambda lost: None, None)
     connection.pause_writing()
     waiting = [asyncio.create_task(connection.drain()) for _ in range(3)]
     await asyncio.sleep(0)
@@ -130,7 +131,7 @@ async def test_everybody_who_waits_to_write_is_woken():
 async def test_nobody_waits_for_a_connection_that_is_lost():
     """Neither to read, nor to write, nor for its end."""
     lost = []
-    connection = WebSocketConnection(make_engine(), 1.0, lost.append)
+    connection = WebSocketConnection(make_engine(), 1.0, lost.append, None)
     connection._handshake = None
     connection.pause_writing()
     waiting = [
@@ -143,3 +144,40 @@ async def test_nobody_waits_for_a_connection_that_is_lost():
         got = await asyncio.gather(*waiting)
 
     assert ([Ending(Side.UPSTREAM, LOST), None, None], [connection]) == (got, lost)
+
+
+class Counts:
+    """What a session counts."""
+
+    request_bytes = response_bytes = request_messages = response_messages = 0
+
+    def holds(self, destination):
+        """None."""
+        del destination
+        return False
+
+
+async def test_a_message_wakes_nobody_above_the_session():
+    """An application has a score of coroutines there, and waiting for the end is all that they do."""
+    messages, wakes, counts = asyncio.Queue(), [], Counts()
+    connection = WebSocketConnection(make_engine(), 1.0, lambda lost: None, None)
+    tunnel = Tunnel(messages.get, lambda message: None, connection, SessionSettings(), counts)
+
+    class Application:
+        def __await__(self):
+            waiting = tunnel.run().__await__()
+            for future in waiting:
+                wakes.append(None)
+                yield future
+
+    task = asyncio.create_task(asyncio.wait_for(Application(), 5))
+    for _ in range(3):
+        await messages.put({"type": "websocket.receive", "bytes": b"four"})
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    seen = (len(wakes), counts.request_messages)
+    await messages.put({"type": "websocket.disconnect", "code": 1000, "reason": "done"})
+    await task
+
+    assert (1, 3) == seen
+    assert Ending(Side.CLIENT, 1000, "done") == tunnel.ending

@@ -1,0 +1,175 @@
+"""Frames without the engine, where nothing is left to decide: plain data frames, of which nearly all traffic is.
+
+On its way through ``websockets``' engine a message is copied four times (a slice of what was read, the engine's buffer, the
+frame, the message), and once more than its mask needs on its way out. Here frames are told apart by their headers alone; a
+plain one is cut out of what was read, or gathered from several reads. All others go to the engine, one after the other and
+unchanged, so that it stays the judge of whatever is not as plain as can be. Sans-I/O.
+"""
+
+from __future__ import annotations
+
+import sys
+from os import urandom
+from struct import Struct
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # pragma: no cover - where websockets was installed without a compiler.
+    from websockets.utils import apply_mask
+
+__all__ = ["BINARY", "ENDLESS", "TEXT", "FrameReader", "find_frame", "make_frame"]
+
+TEXT, BINARY = 0x81, 0x82
+"""First bytes of an unfragmented data frame without an extension (RFC 6455 §5.2)."""
+_PLAIN = frozenset({TEXT, BINARY})
+ENDLESS = 1 << 65
+"""End of a frame behind which there can be none, because the engine fails the connection for it; beyond every length."""
+_CONTROL = 0x88
+_LAST_FRAGMENT = 0x80
+# Reserved bits are 0, the opcode is a known one, and no control frame is fragmented.
+_SOUND = frozenset({0x00, 0x01, 0x02, _LAST_FRAGMENT, TEXT, BINARY, _CONTROL, 0x89, 0x8A})
+_LONGEST_SHORT = 125
+_PIECE_BYTES = 8 * 1024
+_MASKED = 0x80
+
+_short = Struct("!BB").pack
+_long = Struct("!BBH").pack
+_huge = Struct("!BBQ").pack
+
+
+def find_frame(received: bytes, start: int) -> tuple[int, int] | None:
+    """Where the frame that begins at ``start`` has its content, and where it ends.
+
+    Returns:
+        Both, the end perhaps behind what was received; None if the header is not whole yet and may be sound.
+    """
+    begin = start + 2
+    if len(received) < begin:
+        return None
+    first, size = received[start], received[start + 1]
+    if size > _LONGEST_SHORT or first not in _SOUND:
+        # RFC 6455 §5.1: a server's frames are not masked.
+        if size >= _MASKED or first not in _SOUND:
+            return begin, ENDLESS
+        begin += 2 if size == _LONGEST_SHORT + 1 else 8
+        if len(received) < begin:
+            return None
+        size = int.from_bytes(received[start + 2 : begin], "big")
+        # RFC 6455 §5.5: control frames are short; the engine lets one pass whose length could be written so.
+        if first >= _CONTROL and size > _LONGEST_SHORT:
+            return begin, ENDLESS
+    return begin, begin + size
+
+
+def _find_run(received: bytes, start: int, end: int) -> int:
+    """Where the frames for the engine end that begin with this one.
+
+    It is given them together, because each call costs more than a short frame does; but no more than one message, so that
+    none is begun while messages wait or after one that ends the session.
+    """
+    last = received[start]
+    while last != _LAST_FRAGMENT:
+        found = find_frame(received, end)
+        if found is None or received[end] in _PLAIN:
+            break
+        last = received[end]
+        end = found[1]
+    return end
+
+
+def make_frame(content: bytes, first: int) -> tuple[bytes, bytes]:
+    """Header and content of a client's frame, masked with a key of its own (RFC 6455 §5.3)."""
+    size = len(content)
+    if size <= _LONGEST_SHORT:
+        header = _short(first, _MASKED | size)
+    elif size <= 0xFFFF:
+        header = _long(first, _MASKED | 126, size)
+    else:
+        header = _huge(first, _MASKED | 127, size)
+    mask = urandom(4)
+    return header + mask, apply_mask(content, mask)
+
+
+class FrameReader:
+    """Finds the frames in what is received, and takes the plain ones.
+
+    Args:
+        limit: Bytes of the largest message; None is no limit.
+
+    Attributes:
+        owed: Bytes that the engine is to be given before there is a next frame to look at; ``ENDLESS`` to give it all.
+        missing: Bytes that a plain frame lacks, which come first.
+        is_text: Whether the message that was taken last is text.
+    """
+
+    __slots__ = ("_header", "_limit", "_pieces", "is_text", "missing", "owed")
+
+    def __init__(self, limit: int | None) -> None:
+        self.owed = 0
+        self.missing = 0
+        self.is_text = False
+        self._limit = sys.maxsize if limit is None else limit
+        # What came of a header that is not whole.
+        self._header = b""
+        # What came of a plain frame that is not.
+        self._pieces: list[bytearray] = []
+
+    def resume(self, received: bytes) -> bytes:
+        """What is to be read now, with the header that began in what was received before."""
+        if self._header:
+            received = self._header + received
+            self._header = b""
+        return received
+
+    def take(
+        self, received: bytes, start: int, *, fragmented: bool
+    ) -> tuple[bytes | memoryview | None, int]:
+        """Look at the frame that begins, or goes on, at ``start``.
+
+        Args:
+            received: What was received.
+            start: Where to look.
+            fragmented: Whether a fragmented message has begun, so that the engine is the judge of what comes.
+
+        Returns:
+            The message of a plain frame if it is whole now, and where to go on; ``owed`` is set if that is at the engine.
+        """
+        if self.missing:
+            return self._gather(received, start)
+        found = find_frame(received, start)
+        if found is None:
+            self._header = received[start:]
+            return None, len(received)
+        begin, end = found
+        first = received[start]
+        if fragmented or first not in _PLAIN or end - begin > self._limit:
+            self.owed = _find_run(received, start, end) - start
+            return None, start
+        self.is_text = first == TEXT
+        if end > len(received):
+            self.missing = end - len(received)
+            self._pieces.append(bytearray(memoryview(received)[begin:]))
+        elif self.is_text:
+            # To be decoded from where it is.
+            return memoryview(received)[begin:end], end
+        else:
+            return received[begin:end], end
+        return None, end
+
+    def _gather(self, received: bytes, start: int) -> tuple[bytes | None, int]:
+        """Go on with a plain frame.
+
+        Small pieces grow together, so that who sends byte by byte takes no more memory than is sent; large ones are
+        joined once, because a buffer that grows by each of them is copied over and over.
+        """
+        piece = memoryview(received)[start : start + self.missing]
+        if len(self._pieces[-1]) < _PIECE_BYTES:
+            self._pieces[-1] += piece
+        else:
+            self._pieces.append(bytearray(piece))
+        self.missing -= len(piece)
+        start += len(piece)
+        if self.missing:
+            return None, start
+        pieces, self._pieces = self._pieces, []
+        return b"".join(pieces), start
