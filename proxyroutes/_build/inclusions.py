@@ -21,7 +21,7 @@ from proxyroutes._serve.match import (
 )
 from proxyroutes._serve.plan import Plan
 from proxyroutes.exceptions import PathTemplateError
-from proxyroutes.typing import ASGIApp, Scope
+from proxyroutes.typing import Scope
 
 __all__ = ["Inclusion", "Prefixed", "match_prefix", "routers_of"]
 
@@ -75,7 +75,7 @@ class Inclusion(Prefixed):
         included: FastAPI's record of it; kept, so that its identity cannot pass to another one.
         proof: The plans that may be served the short way, each with its dependant; see ``proof``.
         contexts: FastAPI's effective contexts of the plans that are found by the index.
-        guarded: Those whose stub is silent and whose dependencies are all known, with these, and what serves them.
+        guarded: Those whose stub is silent and whose dependencies are all known, with these.
     """
 
     __slots__ = (
@@ -107,7 +107,7 @@ class Inclusion(Prefixed):
             contexts = list(included.effective_route_contexts())
             self.proof = prove(contexts)
             self.contexts = plans_of(contexts)
-        self.guarded: Mapping[Plan, tuple[Dependencies, ASGIApp]] = _read_guarded(self.contexts)
+        self.guarded: Mapping[Plan, Dependencies] = _read_guarded(self.contexts)
 
     def holds(self) -> bool:
         """Whether the router's routes are the same as then."""
@@ -124,15 +124,13 @@ class Inclusion(Prefixed):
         return dependant is not None and not dependant.dependencies
 
 
-def _read_guarded(
-    contexts: Mapping[Plan, Any],
-) -> dict[Plan, tuple[Dependencies, ASGIApp]]:
-    guarded: dict[Plan, tuple[Dependencies, ASGIApp]] = {}
-    for plan, context in contexts.items():
-        known = Dependencies.read(context) if is_silent(plan, context) else None
-        if known is not None:
-            guarded[plan] = (known, context.original_route.app_with(known))
-    return guarded
+def _read_guarded(contexts: Mapping[Plan, Any]) -> dict[Plan, Dependencies]:
+    read = {
+        plan: Dependencies.read(context)
+        for plan, context in contexts.items()
+        if is_silent(plan, context)
+    }
+    return {plan: known for plan, known in read.items() if known is not None}
 
 
 def routers_of(router: Any) -> list[Any]:

@@ -18,7 +18,6 @@ from typing_extensions import override
 from proxyroutes._build.calls import FindPool
 from proxyroutes._build.check import explained
 from proxyroutes._build.compile import Compiled
-from proxyroutes._build.dependencies import Dependencies
 from proxyroutes._build.documents import document
 from proxyroutes._build.inclusions import Inclusion, match_prefix
 from proxyroutes._build.proof import exception_handlers, handles_failures
@@ -51,7 +50,6 @@ _MAX_INCLUSIONS = 64
 _FOUND = "proxyroutes.found"
 _LOOKED = "proxyroutes.looked"
 _NOT_LOOKED: tuple[Any, Any, Any, tuple[Inclusion, Found] | None] = (None, None, None, None)
-_UNKNOWN: tuple[Dependencies | None, Any] = (None, None)
 
 
 Asked = tuple[Any, ...]
@@ -202,9 +200,9 @@ class GatewayRouter(APIRouter):
             **path_parameters(found),
         }
         scope["fastapi"]["effective_route_context"] = inclusion.contexts[found.plan]
-        dependencies, app = inclusion.guarded.get(found.plan, _UNKNOWN)
+        dependencies = inclusion.guarded.get(found.plan)
         if dependencies is not None and dependencies.hold() and not self._handles_failures(scope):
-            await route.serve(app, found, scope, receive, send)
+            await route.serve(dependencies, found, scope, receive, send)
             return
         # The full path from here on; only what it would match is known already.
         scope[_FOUND] = _Located(

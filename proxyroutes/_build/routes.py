@@ -7,6 +7,7 @@ inclusion's dependencies. Nothing here shortens that path.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack
 from typing import Any, Protocol, cast
 
 from fastapi.routing import APIRoute, request_response
@@ -35,15 +36,12 @@ from proxyroutes._serve.match import Found, path_parameters, raw_path_of, redire
 from proxyroutes._serve.plan import Plan
 from proxyroutes._state.pools import UpstreamPool
 from proxyroutes.exceptions import GatewayError
-from proxyroutes.typing import ASGIApp, Receive, Scope, Send
+from proxyroutes.typing import Receive, Scope, Send
 
 __all__ = ["METHOD", "ProxyRoute"]
 
 METHOD = "proxyroutes.method"
 """The key of a scope under which the received method is kept while FastAPI sees one that the route lists."""
-
-
-_GUARDED = "proxyroutes.guarded"
 
 
 class Located(Protocol):
@@ -168,47 +166,52 @@ class ProxyRoute(APIRoute):
                 call.end()
 
     async def serve(
-        self, app: ASGIApp, found: Found, scope: Scope, receive: Receive, send: Send
+        self,
+        dependencies: Dependencies,
+        found: Found,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
     ) -> None:
-        """Serve a silent stub by what ``app_with`` has made."""
+        """Serve a silent stub whose dependencies are known: guard, run them, forward.
+
+        FastAPI puts exit stacks and the application's exception handlers around all of it. What has to do with them is
+        given to it as soon as it comes up; where all goes well, it never does.
+        """
+        inner = scope["fastapi_inner_astack"] = AsyncExitStack()
+        function = scope["fastapi_function_astack"] = AsyncExitStack()
+        response: Any = None
+        failure: BaseException | None = None
         try:
             received = read_request(scope, self.plan, found)
+            await dependencies.solve(Request(scope, self._unannounced, send))
         except GatewayError as error:
-            refusal = error
-
-            async def refuse_it(_: Request) -> Response:
-                return await _answer(scope, found, refusal)
-
-            app = request_response(refuse_it)
+            response = error
+        except BaseException as error:  # noqa: BLE001 - it is raised again where FastAPI would see it.
+            failure = error
         else:
-            scope[_GUARDED] = (found, received, receive)
-        await app(scope, self._unannounced, send)
+            if not (_is_used(inner) or _is_used(function)):
+                await serve_http(self.plan, found, scope, receive, send, received)
+                return
+
+            def response(scope: Scope, _: Receive, send: Send) -> Awaitable[None]:
+                return serve_http(self.plan, found, scope, receive, send, received)
+
+        async def go_on(_: Request) -> Any:
+            await scope["fastapi_inner_astack"].enter_async_context(inner)
+            await scope["fastapi_function_astack"].enter_async_context(function)
+            if failure is not None:
+                raise failure
+            if isinstance(response, GatewayError):
+                return await _answer(scope, found, response)
+            return response
+
+        await request_response(go_on)(scope, self._unannounced, send)
 
     @override
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Put the guard in front of everything that user code does."""
         return self._guarded(super().get_route_handler())
-
-    def app_with(self, dependencies: Dependencies) -> ASGIApp:
-        """The application of this route where its stub is silent: dependencies that are known, then the forwarding.
-
-        FastAPI puts the same around it as around its own handler: exit stacks, and the application's exception handlers.
-        """
-        plan = self.plan
-
-        async def handler(request: Request) -> Any:
-            found, received, receive = request.scope.pop(_GUARDED)
-            try:
-                await dependencies.solve(request)
-            except GatewayError as error:
-                return await _answer(request.scope, found, error)
-
-            def forward(scope: Scope, _: Receive, send: Send) -> Awaitable[None]:
-                return serve_http(plan, found, scope, receive, send, received)
-
-            return forward
-
-        return request_response(handler)
 
     def _guarded(
         self, inner: Callable[[Request], Awaitable[Response]]
@@ -247,6 +250,11 @@ class ProxyRoute(APIRoute):
             find_pool=self.owner.find_pool,
         )
         return call
+
+
+def _is_used(stack: AsyncExitStack) -> bool:
+    """Whether anything has to be done at its end; not known is taken for yes."""
+    return bool(getattr(stack, "_exit_callbacks", True))
 
 
 def _refuse_target(scope: Scope) -> GatewayError | None:
