@@ -80,8 +80,10 @@ class Inclusion(Prefixed):
 
     __slots__ = (
         "_count",
+        "_nested",
+        "_router",
         "_routes",
-        "_watched",
+        "_version",
         "contexts",
         "guarded",
         "included",
@@ -95,12 +97,11 @@ class Inclusion(Prefixed):
         self.included = included
         self._routes = router.routes
         self._count = len(router.routes)
-        routers = routers_of(router)
         # FastAPI counts changes nowhere else.
-        self._watched = [(each, getattr(each, "_routes_version", None)) for each in routers]
-        known = (
-            known and self.readable and all(version is not None for _, version in self._watched)
-        )
+        watched = [(each, getattr(each, "_routes_version", None)) for each in routers_of(router)]
+        (self._router, self._version), *self._nested = watched
+        counted = all(version is not None for _, version in watched)
+        known = known and self.readable and counted
         self.proof: Mapping[Plan, Any] = {}
         self.contexts: Mapping[Plan, Any] = {}
         if known:
@@ -111,12 +112,14 @@ class Inclusion(Prefixed):
 
     def holds(self) -> bool:
         """Whether the router's routes are the same as then."""
-        if len(self._routes) != self._count:
-            return False
-        for router, version in self._watched:  # noqa: SIM110 - a generator costs each request more than this.
-            if router._routes_version != version:  # noqa: SLF001 - FastAPI has no public name for it.
-                return False
-        return True
+        return (
+            self._router._routes_version == self._version  # noqa: SLF001 - FastAPI has no public name for it.
+            and len(self._routes) == self._count
+            and (
+                not self._nested
+                or all(_holds(router, version) for router, version in self._nested)
+            )
+        )
 
     def proves(self, plan: Plan) -> bool:
         """Whether a plan may be served the short way."""
@@ -131,6 +134,10 @@ def _read_guarded(contexts: Mapping[Plan, Any]) -> dict[Plan, Dependencies]:
         if is_silent(plan, context)
     }
     return {plan: known for plan, known in read.items() if known is not None}
+
+
+def _holds(router: Any, version: Any) -> bool:
+    return bool(router._routes_version == version)  # noqa: SLF001 - see above.
 
 
 def routers_of(router: Any) -> list[Any]:
