@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from benchmarks import load
-from benchmarks.cases import CASES, LARGE, Case
+from benchmarks.cases import BESIDE, CASES, LARGE, Case
 from benchmarks.report import Run, median, to_markdown
 from benchmarks.servers import LOAD_CORE, Server, free_port, pinned, raise_open_files, running
 from benchmarks.sockets import messages
@@ -104,35 +104,48 @@ def _run_case(
     run.titles[case.name] = case.title
     run.units[case.name] = _UNITS.get(case.kind, "MB/s")
     rows = run.results[case.name] = {}
-    servers: dict[str, Server] = {}
+    servers: dict[str, tuple[Case, Server]] = {}
     with contextlib.ExitStack() as stack:
-        for subject in subjects:
+        for name, subject, one in _rows(case, subjects):
             upstream = ports[1] if case.kind == "upload" else ports[0]
             place = Place(
-                free_port(), upstream, ports[1], ports[2], folder, case.routes, case.destinations
+                free_port(), upstream, ports[1], ports[2], folder, one.routes, one.destinations
             )
             server = subject.start(place)
             try:
                 stack.enter_context(running([server]))
-                problem = _check(case, server)
+                problem = _check(one, server)
             except RuntimeError as error:
                 problem = str(error)
             if problem is None:
-                servers[subject.name] = server
-                rows[subject.name] = []
+                servers[name] = (one, server)
+                rows[name] = []
             else:
-                run.failed[f"{subject.name} ({case.name})"] = problem
-        for name, server in servers.items():
-            _warm(case, server, wrk, run.seconds)
-            del name
+                run.failed[f"{name} ({case.name})"] = problem
+        for one, server in servers.values():
+            _warm(one, server, wrk, run.seconds)
         for number in range(run.rounds):
-            for name, server in servers.items():
-                rows[name].append(_sample(case, server, wrk, run.seconds))
+            for name, (one, server) in servers.items():
+                rows[name].append(_sample(one, server, wrk, run.seconds))
             print(f"  round {number + 1} of {run.rounds}", file=sys.stderr)
-        for name, server in servers.items():
-            run.peaks[name] = max(run.peaks.get(name, 0), server.peak_bytes())
+        for name, (one, server) in servers.items():
+            if one is case:
+                run.peaks[name] = max(run.peaks.get(name, 0), server.peak_bytes())
     for name in rows:
         print(f"  {name:28s} {median(rows[name]):10,.0f} {run.units[case.name]}")
+
+
+def _rows(case: Case, subjects: list[Subject]) -> list[tuple[str, Subject, Case]]:
+    """The rows of a case: every subject, and what the gateway's own forms are measured with besides."""
+    rows = [(subject.name, subject, case) for subject in subjects]
+    if case.beside is not None:
+        beside = case.beside
+        rows += [
+            (f"{subject.name}, {beside.title}", subject, beside)
+            for subject in subjects
+            if subject.name in BESIDE or case.only is not None
+        ]
+    return rows
 
 
 def _warm(case: Case, server: Server, wrk: str, seconds: float) -> None:

@@ -36,6 +36,8 @@ class Case:
         routes: Routes of the proxy.
         destinations: Destinations of the pool.
         size: Bytes of a message.
+        beside: What the gateway's own forms are measured with besides, in the same rounds: their rows have its title. What a
+            thousand routes cost is seen beside one, and not beside what the machine did ten minutes before.
     """
 
     name: str
@@ -48,14 +50,20 @@ class Case:
     routes: int = 1
     destinations: int = 1
     size: int = 0
+    beside: Case | None = None
 
     def takes(self, name: str, group: str) -> bool:
         """Whether a subject takes part."""
         return group in self.groups and (self.only is None or name in self.only)
 
 
+BESIDE = frozenset({"proxyroutes app", "proxyroutes router"})
+"""Who is measured with ``Case.beside``, where everybody takes part."""
 _LANES = frozenset({"proxyroutes app", "proxyroutes middleware", "proxyroutes router"})
-_APP = frozenset({"proxyroutes app"})
+_SPREAD = frozenset({"proxyroutes app", "nginx"})
+_ONE_ROUTE = Case(name="", title="1 route")
+_ONE_DESTINATION = Case(name="", title="1 destination")
+_FEWER = Case(name="", title="64 connections")
 _SESSIONS = frozenset({"proxyroutes app", "proxyroutes router", "fastapi-reverse-proxy", "nginx"})
 
 
@@ -68,14 +76,28 @@ CASES = (
         only=COSTS,
     ),
     Case(name="json-1", title="58 bytes of JSON, 1 connection", connections=1),
-    Case(name="json-256", title="58 bytes of JSON, 256 connections", connections=256),
+    Case(
+        name="json-256", title="58 bytes of JSON, 256 connections", connections=256, beside=_FEWER
+    ),
     Case(name="body-64k", title="64 KiB, 64 connections", path="/64k"),
     Case(name="download", title="One download of 64 MiB", kind="download", path="/large"),
     Case(name="upload", title="One upload of 64 MiB", kind="upload", path="/upload"),
-    Case(name="routes-100", title="100 routes", only=_LANES, routes=100),
-    Case(name="routes-1000", title="1,000 routes", only=_LANES, routes=1000),
-    Case(name="destinations-100", title="100 destinations", only=_APP, destinations=100),
-    Case(name="destinations-1000", title="1,000 destinations", only=_APP, destinations=1000),
+    Case(name="routes-100", title="100 routes", only=_LANES, routes=100, beside=_ONE_ROUTE),
+    Case(name="routes-1000", title="1,000 routes", only=_LANES, routes=1000, beside=_ONE_ROUTE),
+    Case(
+        name="destinations-100",
+        title="100 destinations",
+        only=_SPREAD,
+        destinations=100,
+        beside=_ONE_DESTINATION,
+    ),
+    Case(
+        name="destinations-1000",
+        title="1,000 destinations",
+        only=_SPREAD,
+        destinations=1000,
+        beside=_ONE_DESTINATION,
+    ),
     Case(
         name="messages-128",
         title="WebSocket messages of 128 bytes, 64 connections",

@@ -46,11 +46,28 @@ FLOORS = (
     Floor("app / Traefik", ("json-64", APP), ("json-64", "Traefik"), 1.05),
     Floor("app / Caddy", ("json-64", APP), ("json-64", "Caddy"), 1.2),
     Floor("router / Caddy", ("json-64", ROUTER), ("json-64", "Caddy"), 0.75),
-    Floor("app, 256 / 64 connections", ("json-256", APP), ("json-64", APP), 0.9),
-    Floor("router, 256 / 64 connections", ("json-256", ROUTER), ("json-64", ROUTER), 0.9),
-    Floor("app, 1,000 / 1 routes", ("routes-1000", APP), ("json-64", APP), 0.9),
-    Floor("middleware, 1,000 / 1 routes", ("routes-1000", LANE), ("json-64", LANE), 0.9),
-    Floor("app, 1,000 / 1 destinations", ("destinations-1000", APP), ("json-64", APP), 0.9),
+    Floor(
+        "app, 256 / 64 connections", ("json-256", APP), ("json-256", f"{APP}, 64 connections"), 0.9
+    ),
+    Floor(
+        "router, 256 / 64 connections",
+        ("json-256", ROUTER),
+        ("json-256", f"{ROUTER}, 64 connections"),
+        0.9,
+    ),
+    Floor("app, 1,000 / 1 routes", ("routes-1000", APP), ("routes-1000", f"{APP}, 1 route"), 0.9),
+    Floor(
+        "middleware, 1,000 / 1 routes",
+        ("routes-1000", LANE),
+        ("routes-1000", f"{LANE}, 1 route"),
+        0.9,
+    ),
+    Floor(
+        "app, 1,000 / 1 destinations",
+        ("destinations-1000", APP),
+        ("destinations-1000", f"{APP}, 1 destination"),
+        0.9,
+    ),
     Floor("download, app / nginx unbuffered", ("download", APP), ("download", "nginx"), 1.0),
     Floor("download, app / fastapi-reverse-proxy", ("download", APP), ("download", PEER), 1.5),
     Floor("upload, app / fastapi-reverse-proxy", ("upload", APP), ("upload", PEER), 1.3),

@@ -114,6 +114,11 @@ def _write(place: Place, name: str, text: str) -> str:
     return str(path)
 
 
+def loopback_addresses(count: int) -> list[str]:
+    """So many addresses of this machine, on all of which the upstream listens."""
+    return [f"127.0.{n // 250}.{n % 250 + 1}" for n in range(count)]
+
+
 def nginx_config(body: str, folder: Path, name: str) -> str:
     """A whole configuration around servers and upstreams."""
     temporary = "\n".join(
@@ -135,7 +140,15 @@ http {{
 
 
 def _nginx(program: str, place: Place) -> Command:
-    body = f"""  upstream files {{ server 127.0.0.1:{place.upstream}; keepalive 512; keepalive_requests 100000000; }}
+    servers = f"server 127.0.0.1:{place.upstream};"
+    if place.destinations > 1:
+        # What pools do by default: the one of two at random that has less to do.
+        addresses = loopback_addresses(place.destinations)
+        listed = " ".join(f"server {address}:{place.upstream};" for address in addresses)
+        servers = f"random two least_conn; {listed}"
+    body = f"""  upstream files {{
+    {servers} keepalive {max(512, 2 * place.destinations)}; keepalive_requests 100000000;
+  }}
   upstream sink {{ server 127.0.0.1:{place.sink}; keepalive 16; }}
   server {{
     listen 127.0.0.1:{place.port} backlog=4096;
