@@ -206,7 +206,11 @@ class ProxyRoute(APIRoute):
                 return await _answer(scope, found, response)
             return response
 
-        await request_response(go_on)(scope, self._unannounced, send)
+        try:
+            await request_response(go_on)(scope, self._unannounced, send)
+        finally:
+            # An error that is not answered has this frame in its traceback: together they would wait for the collector.
+            failure = None
 
     @override
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

@@ -1,7 +1,9 @@
 """Dependencies that are run as they were compiled: the same calls, in the same order, as FastAPI makes them."""
 
 import functools
+import gc
 import inspect
+import weakref
 from dataclasses import dataclass, field, fields, make_dataclass
 from types import SimpleNamespace
 from typing import Annotated, Any
@@ -887,3 +889,22 @@ def test_a_call_is_over_with_its_request():
 
     with pytest.raises(StubError, match="only known in routes"):
         ask(app)
+
+
+def test_a_refusal_leaves_nothing_for_the_garbage_collector():
+    """A flood of requests without a login must not pile up errors and their frames."""
+    errors = []
+
+    async def refusing(request: Request):
+        error = HTTPException(401)
+        errors.append(weakref.ref(error))
+        raise error
+
+    with TestClient(gateway([Depends(refusing)])) as client:
+        client.get("/x")
+        gc.disable()
+        try:
+            assert 401 == client.get("/x").status_code
+            assert errors[-1]() is None
+        finally:
+            gc.enable()
