@@ -48,7 +48,7 @@ def http(request):
     return request.param
 
 
-@pytest.fixture(scope="session", params=["router", "fastapi", "app"])
+@pytest.fixture(scope="session", params=["router", "guarded", "fastapi", "app"])
 def lane(request):
     """The way that a request takes through the gateway."""
     return request.param

@@ -245,7 +245,11 @@ def target_of(received: bytes) -> bytes:
 
 
 def depend_on_nothing() -> None:
-    """A dependency that lets everything pass."""
+    """A dependency that lets everything pass; FastAPI runs it, in a thread."""
+
+
+async def let_pass() -> None:
+    """One that is run from what FastAPI has read of it."""
 
 
 @contextlib.asynccontextmanager
@@ -267,7 +271,8 @@ async def open_gateway(
         upstreams: URLs of the destinations.
         transport: How they are spoken with.
         http: The server's parser.
-        lane: ``router`` for the short way through a router, ``fastapi`` for the full one, ``app`` for no FastAPI.
+        lane: ``router`` for the short way through a router, ``guarded`` for the one behind a known dependency, ``fastapi`` for
+            the full one, ``app`` for no FastAPI.
         path: The route's template.
         prefix: Prefix of the inclusion.
         proxy: Keywords of the proxy.
@@ -284,6 +289,8 @@ async def open_gateway(
     if lane == "fastapi":
         # A route with a dependency is never served the short way.
         route["dependencies"] = [Depends(depend_on_nothing)]
+    elif lane == "guarded":
+        route["dependencies"] = [Depends(let_pass)]
 
     @gateway_proxy.route(path, upstream=upstream, **route)
     async def forwarded() -> None:
