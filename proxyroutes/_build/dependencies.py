@@ -91,6 +91,7 @@ class Dependencies:
 
     Args:
         root: The stub.
+        dependant: What FastAPI has read of it.
         provider: Has the overrides of the application, or None.
     """
 
