@@ -24,6 +24,7 @@ from proxyroutes.transports._websocket_frames import (
     TEXT,
     FrameReader,
     make_frame,
+    read_lone,
 )
 from proxyroutes.transports._websocket_handshake import Handshake
 from proxyroutes.typing import Attempt, Fields
@@ -109,6 +110,7 @@ class WebSocketConnection(asyncio.Protocol):
         "_pong",
         "_reader",
         "_reading_paused",
+        "_takes_frames",
         "_transport",
         "_unread",
         "_waiter",
@@ -154,6 +156,8 @@ class WebSocketConnection(asyncio.Protocol):
         self._reader = FrameReader(max_message_bytes)
         self._engine_answers = False
         self._passes_engine = False
+        # Whether what comes next is a frame's beginning, and nothing is under way.
+        self._takes_frames = False
         self._writes_pieces = False
         self._reading_paused = False
         self._partial: bytearray | None = None
@@ -235,6 +239,13 @@ class WebSocketConnection(asyncio.Protocol):
     @override
     def data_received(self, data: bytes) -> None:
         self.activity += 1
+        if self._takes_frames and self._waiting_bytes < HIGH_WATER_BYTES:
+            message = read_lone(data, self._reader.limit)
+            if message is not None:
+                self._messages.append(message)
+                self._waiting_bytes += message[1] + _MESSAGE_BYTES
+                self._wake_reader()
+                return
         if self._handshake is not None:
             self._shake(self._handshake, data)
         elif self._unread:
@@ -284,6 +295,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._passes_engine = not self._engine.extensions and not self._engine.debug
         if not self._passes_engine:
             self._reader.owed = ENDLESS
+        self._takes_frames = self._passes_engine
 
     def _feed(self, received: bytes) -> None:
         """Take the frames that were received, as many as may be kept; the engine is given those that are not plain."""
@@ -300,10 +312,17 @@ class WebSocketConnection(asyncio.Protocol):
             content, start = reader.take(received, start, fragmented=self._partial is not None)
             if content is not None and not self._closing and self._ending is None:
                 self._keep(content, is_text=reader.is_text)
+        self._takes_frames = reader.is_between and not self._unread and self._partial is None
         if self._engine_answers:
             self._answer_engine()
         if self._messages or self._ending is not None:
-            _wake(self._waiter)
+            self._wake_reader()
+
+    def _wake_reader(self) -> None:
+        """Hand over what waits, and read no more while too much of it does."""
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
         if self._waiting_bytes >= HIGH_WATER_BYTES and not self._closing:
             self._pause_reading()
 
@@ -376,6 +395,7 @@ class WebSocketConnection(asyncio.Protocol):
         if self._ending is None:
             self._ending = ending
             self._reader.owed = ENDLESS
+            self._takes_frames = False
 
     def _pause_reading(self) -> None:
         if not self._reading_paused and self._transport is not None:
@@ -403,7 +423,8 @@ class WebSocketConnection(asyncio.Protocol):
                 return self._ending
             if self._lost:
                 return Ending(Side.UPSTREAM, LOST)
-            self._resume_reading()
+            if self._reading_paused:
+                self._resume_reading()
             self._waiter = self._loop.create_future()
             try:
                 await self._waiter
@@ -467,6 +488,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._closing = True
         # What comes is of no interest but for a Close frame, and the engine finds that.
         self._reader.owed = ENDLESS
+        self._takes_frames = False
         self._messages.clear()
         self._waiting_bytes = 0
         if self._lost:

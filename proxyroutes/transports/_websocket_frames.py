@@ -8,8 +8,8 @@ unchanged, so that it stays the judge of whatever is not as plain as can be. San
 
 from __future__ import annotations
 
+import os
 import sys
-from os import urandom
 from struct import Struct
 
 try:
@@ -17,7 +17,7 @@ try:
 except ImportError:  # pragma: no cover - where websockets was installed without a compiler.
     from websockets.utils import apply_mask
 
-__all__ = ["BINARY", "ENDLESS", "TEXT", "FrameReader", "find_frame", "make_frame"]
+__all__ = ["BINARY", "ENDLESS", "TEXT", "FrameReader", "find_frame", "make_frame", "read_lone"]
 
 TEXT, BINARY = 0x81, 0x82
 """First bytes of an unfragmented data frame without an extension (RFC 6455 §5.2)."""
@@ -61,6 +61,34 @@ def find_frame(received: bytes, start: int) -> tuple[int, int] | None:
     return begin, begin + size
 
 
+def read_lone(received: bytes, limit: int) -> tuple[str | bytes, int] | None:
+    """The message of a plain frame, where that is all that was received, as it is by most reads; and its bytes.
+
+    Returns:
+        None for anything else, and for a message that is too large or no UTF-8: others say what is wrong with it.
+    """
+    end = len(received)
+    begin = 2
+    size = received[1] if end > 1 else _MASKED
+    if size > _LONGEST_SHORT:
+        # RFC 6455 §5.1: a server's frames are not masked.
+        if size >= _MASKED:
+            return None
+        begin = 4 if size == _LONGEST_SHORT + 1 else 10
+        size = int.from_bytes(received[2:begin], "big")
+    if begin + size != end or size > limit:
+        return None
+    first = received[0]
+    if first == BINARY:
+        return received[begin:], size
+    if first == TEXT:
+        try:
+            return str(memoryview(received)[begin:], "utf-8"), size
+        except UnicodeDecodeError:
+            return None
+    return None
+
+
 def _find_run(received: bytes, start: int, end: int) -> int:
     """Where the frames for the engine end that begin with this one.
 
@@ -77,6 +105,26 @@ def _find_run(received: bytes, start: int, end: int) -> int:
     return end
 
 
+# Masks that no frame has had: the system is asked for many at once, because asking takes longer than masking a short message.
+_masks: list[bytes] = []
+_MASKS_AT_ONCE = 256
+
+
+def _take_mask() -> bytes:
+    """A mask that nobody can foresee, and no other frame has (RFC 6455 §5.3)."""
+    try:
+        return _masks.pop()
+    except IndexError:
+        drawn = os.urandom(4 * _MASKS_AT_ONCE)
+        _masks.extend(drawn[at : at + 4] for at in range(4, len(drawn), 4))
+        return drawn[:4]
+
+
+if hasattr(os, "register_at_fork"):
+    # Two processes would have the same ones.
+    os.register_at_fork(after_in_child=_masks.clear)
+
+
 def make_frame(content: bytes, first: int) -> tuple[bytes, bytes]:
     """Header and content of a client's frame, masked with a key of its own (RFC 6455 §5.3)."""
     size = len(content)
@@ -86,7 +134,7 @@ def make_frame(content: bytes, first: int) -> tuple[bytes, bytes]:
         header = _long(first, _MASKED | 126, size)
     else:
         header = _huge(first, _MASKED | 127, size)
-    mask = urandom(4)
+    mask = _take_mask()
     return header + mask, apply_mask(content, mask)
 
 
@@ -100,19 +148,25 @@ class FrameReader:
         owed: Bytes that the engine is to be given before there is a next frame to look at; ``ENDLESS`` to give it all.
         missing: Bytes that a plain frame lacks, which come first.
         is_text: Whether the message that was taken last is text.
+        limit: As given, or beyond every size.
     """
 
-    __slots__ = ("_header", "_limit", "_pieces", "is_text", "missing", "owed")
+    __slots__ = ("_header", "_pieces", "is_text", "limit", "missing", "owed")
 
     def __init__(self, limit: int | None) -> None:
         self.owed = 0
         self.missing = 0
         self.is_text = False
-        self._limit = sys.maxsize if limit is None else limit
+        self.limit = sys.maxsize if limit is None else limit
         # What came of a header that is not whole.
         self._header = b""
         # What came of a plain frame that is not.
         self._pieces: list[bytearray] = []
+
+    @property
+    def is_between(self) -> bool:
+        """Whether what comes next is the beginning of a frame, and not for the engine."""
+        return not self.owed and not self.missing and not self._header
 
     def resume(self, received: bytes) -> bytes:
         """What is to be read now, with the header that began in what was received before."""
@@ -142,7 +196,7 @@ class FrameReader:
             return None, len(received)
         begin, end = found
         first = received[start]
-        if fragmented or first not in _PLAIN or end - begin > self._limit:
+        if fragmented or first not in _PLAIN or end - begin > self.limit:
             self.owed = _find_run(received, start, end) - start
             return None, start
         self.is_text = first == TEXT

@@ -3,8 +3,11 @@
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 import struct
+import subprocess
+import sys
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -140,17 +143,26 @@ def by_engine(received, limit):
     return taken, read_by_server(answers)
 
 
-async def by_connection(received, cuts, limit):
-    """What our connection makes of it, read in pieces of these sizes."""
-    connection, wire = open_connection(limit)
-    taken, start, number = [], 0, 0
+def cut_up(received, cuts):
+    """It in pieces of these sizes, again and again."""
+    start, number = 0, 0
     while start < len(received):
         size = cuts[number % len(cuts)]
-        connection.data_received(received[start : start + size])
-        if not taken or not isinstance(taken[-1], Ending):
-            taken += take(connection)
+        yield received[start : start + size]
         start += size
         number += 1
+
+
+async def by_connection(reads, limit, *, taken_late=False):
+    """What our connection makes of what is read so."""
+    connection, wire = open_connection(limit)
+    taken = []
+    for read in reads:
+        connection.data_received(read)
+        if not taken_late and (not taken or not isinstance(taken[-1], Ending)):
+            taken += take(connection)
+    if taken_late:
+        taken += take(connection)
     connection.connection_lost(None)
     return taken, read_by_server(wire.written)
 
@@ -183,7 +195,8 @@ ANY = st.builds(
 CLOSES = st.sampled_from(
     [frame(0x88, b""), frame(0x88, b"\x03\xe8bye"), frame(0x88, b"\x03"), frame(0x88, b"\x00\x01")]
 )
-STREAMS = st.lists(st.one_of(GOOD, GOOD, GOOD, FRAGMENTS, ANY, CLOSES), max_size=8).map(b"".join)
+FRAMES = st.lists(st.one_of(GOOD, GOOD, GOOD, FRAGMENTS, ANY, CLOSES), max_size=8)
+STREAMS = FRAMES.map(b"".join)
 CUTS = st.lists(st.one_of(st.integers(1, 5), st.integers(1, 400)), min_size=1, max_size=6)
 LIMITS = st.sampled_from([None, 1, 125, 126, 199, 1 << 24])
 
@@ -204,7 +217,30 @@ def test_frames_end_as_with_the_engine_alone(received, cuts, limit):
     """Messages, endings and answers, wherever the reads end."""
     expected = by_engine(received, limit)
 
-    assert expected == asyncio.run(by_connection(received, cuts, limit))
+    assert expected == asyncio.run(by_connection(cut_up(received, cuts), limit))
+
+
+@pytest.mark.requirement("W-11", "W-15", "W-18")
+@given(FRAMES, LIMITS, st.booleans(), st.integers(0, 3))
+@example([frame(0x01, b"a"), frame(TEXT, b"b")], None, False, 0)
+@example(
+    [frame(0x01, b"a"), frame(0x00, b"") + frame(PING, b""), frame(TEXT, b"b")], None, True, 0
+)
+@example([frame(TEXT, b"\xff"), frame(BINARY, b"x")], None, False, 0)
+@example([frame(0x88, b""), frame(BINARY, b"x")], None, True, 0)
+@example([frame(TEXT, b"", masked=True, form=1)], None, False, 0)
+@example([frame(BINARY, b"x"), frame(BINARY, b"xy"), frame(BINARY, b"z")], 1, False, 0)
+@example([frame(BINARY, b"x")[:1], frame(BINARY, b"x")[1:], frame(TEXT, b"y")], None, True, 0)
+@MANY
+def test_frames_that_are_read_one_by_one_end_as_with_the_engine_alone(
+    frames, limit, taken_late, left
+):
+    """So are most of them; the last may lack its end. Messages may be taken at once, or when all have come."""
+    if frames and left:
+        frames[-1] = frames[-1][:-left]
+    expected = by_engine(b"".join(frames), limit)
+
+    assert expected == asyncio.run(by_connection(frames, limit, taken_late=taken_late))
 
 
 @pytest.mark.requirement("W-15")
@@ -219,7 +255,7 @@ def test_frames_with_a_wrong_byte_end_as_with_the_engine_alone(received, drawn, 
         )
     expected = by_engine(received, 199)
 
-    assert expected == asyncio.run(by_connection(received, cuts, 199))
+    assert expected == asyncio.run(by_connection(cut_up(received, cuts), 199))
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65_535, 65_536, 200_000])
@@ -358,9 +394,29 @@ async def test_a_server_reads_what_is_sent(size, is_text):
 
 def test_each_frame_has_a_key_of_its_own():
     """Nobody may foresee it."""
-    keys = {make_frame(b"same", BINARY)[0][-4:] for _ in range(64)}
+    keys = {make_frame(b"same", BINARY)[0][-4:] for _ in range(2000)}
 
-    assert len(keys) > 60
+    assert len(keys) > 1990
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+def test_processes_have_keys_of_their_own():
+    """Not those that were drawn before one was made out of the other."""
+    script = """
+import os
+from proxyroutes.transports._websocket_frames import BINARY, make_frame
+make_frame(b"", BINARY)
+child = os.fork()
+keys = [make_frame(b"", BINARY)[0][-4:].hex() for _ in range(50)]
+os.write(1, (" ".join(keys) + " ").encode())
+if child:
+    os.waitpid(child, 0)
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    keys = ended.stdout.decode().split()
+
+    assert 100 == len(keys)
+    assert len(set(keys)) > 95
 
 
 async def test_nothing_is_sent_once_a_side_closes():
