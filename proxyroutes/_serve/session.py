@@ -10,7 +10,7 @@ from proxyroutes._serve.match import Found
 from proxyroutes._serve.steps.forwarded import ForwardedRequest
 from proxyroutes._serve.websocket import SessionPlan, SessionSide
 from proxyroutes.exceptions import Side
-from proxyroutes.transports._websocket_connection import Ending, may_send_code
+from proxyroutes.transports._websocket_ending import Ending, may_send_code
 from proxyroutes.transports._websocket_tunnel import Hook
 from proxyroutes.typing import Receive, Scope, Send
 

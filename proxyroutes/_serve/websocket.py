@@ -35,7 +35,8 @@ from proxyroutes.exceptions import (
     Stage,
 )
 from proxyroutes.settings import Timeouts
-from proxyroutes.transports._websocket_connection import LOST, Ending, WebSocketConnection
+from proxyroutes.transports._websocket_connection import WebSocketConnection
+from proxyroutes.transports._websocket_ending import LOST, Ending
 from proxyroutes.transports._websocket_tunnel import Tunnel, client_close, upstream_close
 from proxyroutes.transports.websocket import Dialler, SessionSettings
 from proxyroutes.typing import BoundTransport, Fields, ForwardedHead, Message, Receive, Scope, Send

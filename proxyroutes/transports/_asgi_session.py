@@ -16,14 +16,8 @@ from typing import Any
 
 from proxyroutes.exceptions import Side, Stage, UpstreamConnectError, UpstreamProtocolError
 from proxyroutes.transports._head import check_head
-from proxyroutes.transports._websocket_connection import (
-    HIGH_WATER_BYTES,
-    LOST,
-    NO_CODE,
-    Ending,
-    may_send_code,
-    size_of,
-)
+from proxyroutes.transports._websocket_connection import HIGH_WATER_BYTES
+from proxyroutes.transports._websocket_ending import LOST, NO_CODE, Ending, may_send_code, size_of
 from proxyroutes.transports._websocket_handshake import MAX_REFUSAL_BYTES
 from proxyroutes.transports.websocket import SessionSettings
 from proxyroutes.typing import (

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from typing_extensions import override
 from websockets.client import ClientProtocol
@@ -18,6 +18,7 @@ from websockets.frames import Opcode
 from websockets.protocol import State
 
 from proxyroutes.exceptions import Side, Stage, UpstreamProtocolError
+from proxyroutes.transports._websocket_ending import LOST, Ending
 from proxyroutes.transports._websocket_frames import (
     BINARY,
     ENDLESS,
@@ -32,7 +33,7 @@ from proxyroutes.typing import Attempt, Fields
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["LOST", "NO_CODE", "Ending", "WebSocketConnection", "may_send_code", "size_of"]
+__all__ = ["WebSocketConnection"]
 
 HIGH_WATER_BYTES = 256 * 1024
 """Bytes of waiting messages above which nothing more is read from the upstream."""
@@ -40,39 +41,6 @@ _MESSAGE_BYTES = 256
 """What a waiting message counts besides its content."""
 _SLICE_BYTES = 32 * 1024
 _TEXT, _BINARY, _CONTINUATION, _CLOSE = Opcode.TEXT, Opcode.BINARY, Opcode.CONT, Opcode.CLOSE
-
-NO_CODE = 1005
-"""A Close frame without a code; never on the wire (RFC 6455 §7.4.1)."""
-LOST = 1006
-"""A connection that ended without a Close frame; never on the wire (RFC 6455 §7.4.1)."""
-
-
-class Ending(NamedTuple):
-    """How a session ends.
-
-    Attributes:
-        side: Who ended it.
-        code: The Close frame's code; ``NO_CODE`` and ``LOST`` where there was none.
-        reason: The Close frame's reason.
-        faulty: Whether that side broke the protocol; the code is then what it was told.
-    """
-
-    side: Side
-    code: int
-    reason: str = ""
-    faulty: bool = False
-
-
-def size_of(message: str | bytes) -> int:
-    """Bytes of a message on the wire: those of UTF-8 where it is text."""
-    if isinstance(message, bytes) or message.isascii():
-        return len(message)
-    return len(message.encode())
-
-
-def may_send_code(code: int) -> bool:
-    """Whether a Close frame may carry a code (RFC 6455 §7.4)."""
-    return 3000 <= code <= 4999 or (1000 <= code <= 1014 and code not in {1004, NO_CODE, LOST})
 
 
 class WebSocketConnection(asyncio.Protocol):

@@ -13,14 +13,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeAlias, cast
 
 from proxyroutes.exceptions import Side
-from proxyroutes.transports._websocket_connection import (
-    LOST,
-    NO_CODE,
-    Ending,
-    WebSocketConnection,
-    may_send_code,
-    size_of,
-)
+from proxyroutes.transports._websocket_connection import WebSocketConnection
+from proxyroutes.transports._websocket_ending import LOST, NO_CODE, Ending, may_send_code, size_of
 from proxyroutes.transports.websocket import SessionSettings
 from proxyroutes.typing import Message, Receive, Send
 

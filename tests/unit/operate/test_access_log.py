@@ -17,7 +17,7 @@ from proxyroutes._operate.access_log import AccessLogger
 from proxyroutes._serve.websocket import SessionRecord
 from proxyroutes.exceptions import Side
 from proxyroutes.settings import AccessLog
-from proxyroutes.transports._websocket_connection import Ending
+from proxyroutes.transports._websocket_ending import Ending
 from tests.unit.operate.test_metrics import make_record
 
 FORGED = b'/a"\n2026 ERROR \x1b[31mforged'

@@ -12,7 +12,7 @@ from proxyroutes._operate.counters import Counters
 from proxyroutes._operate.metrics import Collector
 from proxyroutes._serve.websocket import SessionRecord
 from proxyroutes.exceptions import Side
-from proxyroutes.transports._websocket_connection import Ending
+from proxyroutes.transports._websocket_ending import Ending
 from proxyroutes.typing import Attempt, ExchangeRecord
 
 

@@ -8,14 +8,8 @@ from websockets.protocol import State
 from websockets.uri import parse_uri
 
 from proxyroutes.exceptions import Side, UpstreamProtocolError
-from proxyroutes.transports._websocket_connection import (
-    LOST,
-    NO_CODE,
-    Ending,
-    WebSocketConnection,
-    may_send_code,
-    size_of,
-)
+from proxyroutes.transports._websocket_connection import WebSocketConnection
+from proxyroutes.transports._websocket_ending import LOST, NO_CODE, Ending, may_send_code, size_of
 from proxyroutes.transports._websocket_handshake import Handshake
 from proxyroutes.transports._websocket_tunnel import Tunnel, client_close, upstream_close
 from proxyroutes.transports.websocket import SessionSettings

@@ -19,12 +19,8 @@ from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
 
 from proxyroutes.exceptions import Side
-from proxyroutes.transports._websocket_connection import (
-    HIGH_WATER_BYTES,
-    LOST,
-    Ending,
-    WebSocketConnection,
-)
+from proxyroutes.transports._websocket_connection import HIGH_WATER_BYTES, WebSocketConnection
+from proxyroutes.transports._websocket_ending import LOST, Ending
 from proxyroutes.transports._websocket_frames import ENDLESS, FrameReader, find_frame, make_frame
 
 TEXT, BINARY, PING = 0x81, 0x82, 0x89
