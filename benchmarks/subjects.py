@@ -66,12 +66,12 @@ def _python(module: str) -> Callable[[], str | None]:
     return lambda: sys.executable if importlib.util.find_spec(module) is not None else None
 
 
-def _uvicorn(attribute: str) -> Callable[[str, Place], Command]:
+def _uvicorn(attribute: str, http: str = "httptools") -> Callable[[str, Place], Command]:
     def make(python: str, place: Place) -> Command:
         command = [
             *(python, "-m", "uvicorn", f"benchmarks.apps:{attribute}", "--port", str(place.port)),
             # As the documents advise for a gateway: its own code, and no server's, says whose word on the client counts.
-            *("--loop", "uvloop", "--http", "httptools", "--no-access-log", "--no-proxy-headers"),
+            *("--loop", "uvloop", "--http", http, "--no-access-log", "--no-proxy-headers"),
             *("--log-level", "warning", "--backlog", "4096", "--ws", "websockets-sansio"),
         ]
         env = {
@@ -84,6 +84,11 @@ def _uvicorn(attribute: str) -> Callable[[str, Place], Command]:
         return command, env
 
     return make
+
+
+def _gateway(attribute: str) -> Callable[[str, Place], Command]:
+    """Ours, as the documents advise it and ``proxyroutes run`` starts it."""
+    return _uvicorn(attribute, "proxyroutes.server:HttpProtocol")
 
 
 def _program(name: str, *inside: str) -> Callable[[], str | None]:
@@ -299,25 +304,26 @@ def _envoy(program: str, place: Place) -> Command:
 
 
 SUBJECTS = (
-    Subject("proxyroutes app", "ours", _python("uvicorn"), _uvicorn("app")),
-    Subject("proxyroutes middleware", "ours", _python("uvicorn"), _uvicorn("middleware")),
-    Subject("proxyroutes router", "ours", _python("uvicorn"), _uvicorn("router")),
-    Subject("proxyroutes router, httpx", "ours", _python("uvicorn"), _uvicorn("router_httpx")),
+    Subject("proxyroutes app", "ours", _python("uvicorn"), _gateway("app")),
+    Subject("proxyroutes middleware", "ours", _python("uvicorn"), _gateway("middleware")),
+    Subject("proxyroutes router", "ours", _python("uvicorn"), _gateway("router")),
+    Subject("proxyroutes router, httpx", "ours", _python("uvicorn"), _gateway("router_httpx")),
+    Subject("proxyroutes app, uvicorn's protocol", "self", _python("uvicorn"), _uvicorn("app")),
     Subject(
         "proxyroutes router, one dependency",
         "cost",
         _python("uvicorn"),
-        _uvicorn("router_dependency"),
+        _gateway("router_dependency"),
     ),
     Subject(
         "proxyroutes router, metrics",
         "cost",
         _python("prometheus_client"),
-        _uvicorn("router_metrics"),
+        _gateway("router_metrics"),
         "prometheus-client",
     ),
     Subject(
-        "proxyroutes router, access log", "cost", _python("uvicorn"), _uvicorn("router_access_log")
+        "proxyroutes router, access log", "cost", _python("uvicorn"), _gateway("router_access_log")
     ),
     Subject(
         "FastAPI alone, one dependency", "cost", _python("uvicorn"), _uvicorn("hello_dependency")

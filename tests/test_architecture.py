@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "exceptions": frozenset(),
     "settings": BASE,
     "typing": BASE,
+    "server": frozenset(),
     "filters": BASE,
     "policies": BASE,
     "transports": BASE,
@@ -31,7 +32,7 @@ MAY_IMPORT = {
     "_declare": BASE | PLUGS | {"_state"},
     "_serve": BASE | PLUGS | {"_state"},
     "_build": RUNTIME,
-    "_operate": RUNTIME | {"_build"},
+    "_operate": RUNTIME | {"_build", "server"},
     "proxy": RUNTIME | {"_build", "_operate"},
     "__init__": RUNTIME | {"_build", "proxy"},
     "testing": RUNTIME | {"_build", "proxy", "__init__"},
@@ -42,7 +43,7 @@ MAY_IMPORT = {
 OUTSIDERS = {
     "fastapi": {"_build", "_operate", "proxy"},
     "starlette": set(MAY_IMPORT) - {"_serve", "_declare", "_state", "policies", "filters"} - BASE,
-    "uvicorn": {"_operate", "testing", "__main__"},
+    "uvicorn": {"_operate", "server", "testing", "__main__"},
     "uvloop": {"_operate", "testing", "__main__"},
     "typer": {"_operate", "__main__"},
     "rich": {"_operate", "__main__"},
@@ -228,12 +229,12 @@ def test_a_framework_is_imported_where_it_belongs(outsider):
 
 
 def test_an_extra_is_imported_when_it_is_used():
-    """What only [standard] installs is never imported at the top of a module, but in the command line's own."""
+    """What only [standard] installs is never imported at the top of a module, but of those that are for nothing else."""
     extras = {"uvicorn", "uvloop", "typer", "rich", "prometheus_client", "opentelemetry"}
     actual = {
         (module, name)
         for module, tree in TREES.items()
-        if part_of(module) != "__main__"
+        if part_of(module) not in {"__main__", "server"}
         for statement in tree.body
         if isinstance(statement, (ast.Import, ast.ImportFrom))
         for name in names_imported(statement)

@@ -27,10 +27,11 @@ from tests.integration.websocket_support import UPGRADE, SessionOrigin
 GRACE = {
     "uvicorn-h11": ["--timeout-graceful-shutdown", "1"],
     "uvicorn-httptools": ["--timeout-graceful-shutdown", "1"],
+    "uvicorn-ours": ["--timeout-graceful-shutdown", "1"],
     "hypercorn": ["--graceful-timeout", "1"],
     "granian": ["--workers-kill-timeout", "1"],
 }
-EXITS = {"uvicorn-h11": -signal.SIGTERM, "uvicorn-httptools": -signal.SIGTERM}
+EXITS = dict.fromkeys(("uvicorn-h11", "uvicorn-httptools", "uvicorn-ours"), -signal.SIGTERM)
 """uvicorn raises the signal again once it has stopped in good order; the others end with 0."""
 ACCEPTS_WHILE_IT_STOPS = {"hypercorn"}
 EVENT = (
