@@ -124,10 +124,10 @@ def _run_case(
                 run.failed[f"{name} ({case.name})"] = problem
         for one, server in servers.values():
             _warm(one, server, wrk, run.seconds)
-        for number in range(run.rounds):
+        for number in range(run.rounds * case.rounds):
             for name, (one, server) in servers.items():
                 rows[name].append(_sample(one, server, wrk, run.seconds))
-            print(f"  round {number + 1} of {run.rounds}", file=sys.stderr)
+            print(f"  round {number + 1} of {run.rounds * case.rounds}", file=sys.stderr)
         for name, (one, server) in servers.items():
             if one is case:
                 run.peaks[name] = max(run.peaks.get(name, 0), server.peak_bytes())

@@ -38,6 +38,8 @@ class Case:
         size: Bytes of a message.
         beside: What the gateway's own forms are measured with besides, in the same rounds: their rows have its title. What a
             thousand routes cost is seen beside one, and not beside what the machine did ten minutes before.
+        rounds: How many are measured for each one of the run: most floors stand on few of the cases, and those on a few
+            per cent.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Case:
     destinations: int = 1
     size: int = 0
     beside: Case | None = None
+    rounds: int = 1
 
     def takes(self, name: str, group: str) -> bool:
         """Whether a subject takes part."""
@@ -68,16 +71,21 @@ _SESSIONS = frozenset({"proxyroutes app", "proxyroutes router", "fastapi-reverse
 
 
 CASES = (
-    Case(name="json-64", title="58 bytes of JSON, 64 connections", groups=EVERYBODY),
+    Case(name="json-64", title="58 bytes of JSON, 64 connections", groups=EVERYBODY, rounds=3),
     Case(
         name="costs",
         title="What a dependency, metrics and an access log cost, 64 connections",
         groups=frozenset({"ours", "cost", "self"}),
         only=COSTS,
+        rounds=3,
     ),
     Case(name="json-1", title="58 bytes of JSON, 1 connection", connections=1),
     Case(
-        name="json-256", title="58 bytes of JSON, 256 connections", connections=256, beside=_FEWER
+        name="json-256",
+        title="58 bytes of JSON, 256 connections",
+        connections=256,
+        beside=_FEWER,
+        rounds=2,
     ),
     Case(name="body-64k", title="64 KiB, 64 connections", path="/64k"),
     Case(name="download", title="One download of 64 MiB", kind="download", path="/large"),
@@ -97,6 +105,7 @@ CASES = (
         only=_SPREAD,
         destinations=1000,
         beside=_ONE_DESTINATION,
+        rounds=2,
     ),
     Case(
         name="messages-128",
@@ -114,5 +123,6 @@ CASES = (
         path="/ws",
         connections=16,
         size=65_536,
+        rounds=3,
     ),
 )

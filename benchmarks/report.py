@@ -213,8 +213,8 @@ def to_markdown(run: Run, date: str, versions: dict[str, str]) -> str:
     lines = [
         "# Results",
         "",
-        f"Made by `python -m benchmarks` on {date}: {run.rounds} interleaved rounds of {run.seconds:g} s. Ratios are "
-        "medians of the ratios within each round. Figures of one run compare; figures of two do not.",
+        f"Made by `python -m benchmarks` on {date}: {run.rounds} interleaved rounds of {run.seconds:g} s, "
+        "two or three times as many of the cases that most floors stand on. Ratios are medians of the ratios within each round. Figures of one run compare; figures of two do not.",
         "",
         *machine(),
     ]
