@@ -78,7 +78,6 @@ class WebSocketConnection(asyncio.Protocol):
         "_pong",
         "_reader",
         "_reading_paused",
-        "_takes_frames",
         "_transport",
         "_unread",
         "_waiter",
@@ -124,8 +123,6 @@ class WebSocketConnection(asyncio.Protocol):
         self._reader = FrameReader(max_message_bytes)
         self._engine_answers = False
         self._passes_engine = False
-        # Whether what comes next is a frame's beginning, and nothing is under way.
-        self._takes_frames = False
         self._writes_pieces = False
         self._reading_paused = False
         self._partial: bytearray | None = None
@@ -207,8 +204,14 @@ class WebSocketConnection(asyncio.Protocol):
     @override
     def data_received(self, data: bytes) -> None:
         self.activity += 1
-        if self._takes_frames and self._waiting_bytes < HIGH_WATER_BYTES:
-            message = read_lone(data, self._reader.limit)
+        reader = self._reader
+        if (
+            reader.is_between
+            and self._partial is None
+            and not self._unread
+            and self._waiting_bytes < HIGH_WATER_BYTES
+        ):
+            message = read_lone(data, reader.limit)
             if message is not None:
                 self._messages.append(message)
                 self._waiting_bytes += message[1] + _MESSAGE_BYTES
@@ -261,9 +264,8 @@ class WebSocketConnection(asyncio.Protocol):
     def _choose_reader(self) -> None:
         """Have plain frames pass the engine by, unless there is an extension or it is to log them."""
         self._passes_engine = not self._engine.extensions and not self._engine.debug
-        if not self._passes_engine:
-            self._reader.owed = ENDLESS
-        self._takes_frames = self._passes_engine
+        if self._passes_engine:
+            self._reader.owed = 0
 
     def _feed(self, received: bytes) -> None:
         """Take the frames that were received, as many as may be kept; the engine is given those that are not plain."""
@@ -280,7 +282,6 @@ class WebSocketConnection(asyncio.Protocol):
             content, start = reader.take(received, start, fragmented=self._partial is not None)
             if content is not None and not self._closing and self._ending is None:
                 self._keep(content, is_text=reader.is_text)
-        self._takes_frames = reader.is_between and not self._unread and self._partial is None
         if self._engine_answers:
             self._answer_engine()
         if self._messages or self._ending is not None:
@@ -363,7 +364,6 @@ class WebSocketConnection(asyncio.Protocol):
         if self._ending is None:
             self._ending = ending
             self._reader.owed = ENDLESS
-            self._takes_frames = False
 
     def _pause_reading(self) -> None:
         if not self._reading_paused and self._transport is not None:
@@ -456,7 +456,6 @@ class WebSocketConnection(asyncio.Protocol):
         self._closing = True
         # What comes is of no interest but for a Close frame, and the engine finds that.
         self._reader.owed = ENDLESS
-        self._takes_frames = False
         self._messages.clear()
         self._waiting_bytes = 0
         if self._lost:

@@ -67,26 +67,19 @@ def read_lone(received: bytes, limit: int) -> tuple[str | bytes, int] | None:
     Returns:
         None for anything else, and for a message that is too large or no UTF-8: others say what is wrong with it.
     """
-    end = len(received)
-    begin = 2
-    size = received[1] if end > 1 else _MASKED
-    if size > _LONGEST_SHORT:
-        # RFC 6455 §5.1: a server's frames are not masked.
-        if size >= _MASKED:
-            return None
-        begin = 4 if size == _LONGEST_SHORT + 1 else 10
-        size = int.from_bytes(received[2:begin], "big")
-    if begin + size != end or size > limit:
+    found = find_frame(received, 0)
+    if found is None or found[1] != len(received):
         return None
-    first = received[0]
+    begin, end = found
+    first, size = received[0], end - begin
+    if first not in _PLAIN or size > limit:
+        return None
     if first == BINARY:
         return received[begin:], size
-    if first == TEXT:
-        try:
-            return str(memoryview(received)[begin:], "utf-8"), size
-        except UnicodeDecodeError:
-            return None
-    return None
+    try:
+        return str(memoryview(received)[begin:], "utf-8"), size
+    except UnicodeDecodeError:
+        return None
 
 
 def _find_run(received: bytes, start: int, end: int) -> int:
@@ -145,7 +138,8 @@ class FrameReader:
         limit: Bytes of the largest message; None is no limit.
 
     Attributes:
-        owed: Bytes that the engine is to be given before there is a next frame to look at; ``ENDLESS`` to give it all.
+        owed: Bytes that the engine is to be given before there is a next frame to look at; ``ENDLESS`` to give it all, as
+            until somebody has chosen otherwise.
         missing: Bytes that a plain frame lacks, which come first.
         is_text: Whether the message that was taken last is text.
         limit: As given, or beyond every size.
@@ -154,7 +148,7 @@ class FrameReader:
     __slots__ = ("_header", "_pieces", "is_text", "limit", "missing", "owed")
 
     def __init__(self, limit: int | None) -> None:
-        self.owed = 0
+        self.owed = ENDLESS
         self.missing = 0
         self.is_text = False
         self.limit = sys.maxsize if limit is None else limit
