@@ -47,7 +47,7 @@ class RunningGateway:
 async def run_gateway(
     app: ASGIApp,
     *,
-    http: Literal["auto", "h11", "httptools"] = "httptools",
+    http: str | type[asyncio.Protocol] = "httptools",
     lifespan: Literal["auto", "on", "off"] = "on",
     **uvicorn_config: Any,
 ) -> AsyncIterator[RunningGateway]:
@@ -63,7 +63,7 @@ async def run_gateway(
 
     Args:
         app: Any ASGI application.
-        http: uvicorn's parser of requests.
+        http: uvicorn's parser of requests, or a protocol such as ``proxyroutes.server.HttpProtocol``.
         lifespan: Whether the application's lifespan is run.
         **uvicorn_config: Further settings of ``uvicorn.Config``.
 

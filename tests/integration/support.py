@@ -18,6 +18,9 @@ from proxyroutes.testing import RunningGateway, run_gateway
 from proxyroutes.transports import Http1Transport
 from proxyroutes.typing import Fields, Transport
 
+PROTOCOLS = ["h11", "httptools", pytest.param("proxyroutes.server:HttpProtocol", id="ours")]
+"""The server's protocols where it matters who writes to the client, and when."""
+
 DEADLINE = 10.0
 """Seconds after which a test gives up on what it waits for."""
 

@@ -10,11 +10,23 @@ import pytest
 
 from proxyroutes.testing import ReadHead, ScriptedOrigin
 from proxyroutes.transports import ASGITransport
-from tests.integration.support import eventually, make_request, one_transport, silent_destination
+from tests.integration.support import (
+    PROTOCOLS,
+    eventually,
+    make_request,
+    one_transport,
+    silent_destination,
+)
 
 pytestmark = [pytest.mark.requirement("E-03"), pytest.mark.requirement("R-40")]
 
 STREAM = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
+
+
+@pytest.fixture(scope="session", params=PROTOCOLS)
+def http(request):
+    """The parser of the server in front, and ours that writes at once."""
+    return request.param
 
 
 @pytest.fixture(params=["closes", "resets"])

@@ -12,7 +12,7 @@ from proxyroutes._state.pools import DestinationState
 from proxyroutes.testing import ScriptedOrigin, run_gateway
 from proxyroutes.transports import Http1Transport
 from proxyroutes.typing import Attempt, ForwardedHead
-from tests.integration.support import eventually
+from tests.integration.support import PROTOCOLS, eventually
 
 REQUESTS = int(os.environ.get("PROXYROUTES_SOAK_REQUESTS", "4000"))
 CLIENTS = 32
@@ -90,7 +90,8 @@ async def ask_many(port, number, count, wrong):
 
 
 @pytest.mark.requirement("S-30", "R-40", "R-48")
-async def test_each_response_belongs_to_its_request():
+@pytest.mark.parametrize("http", PROTOCOLS[1:])
+async def test_each_response_belongs_to_its_request(http):
     """With clients that leave in between; afterwards nothing is in flight."""
     async with ScriptedOrigin(echo) as origin:
         proxy = Proxy()
@@ -100,7 +101,7 @@ async def test_each_response_belongs_to_its_request():
         async def api() -> None: ...
 
         wrong: list[object] = []
-        async with run_gateway(proxy.build_app()) as gateway:
+        async with run_gateway(proxy.build_app(), http=http) as gateway:
             async with asyncio.timeout(50 + REQUESTS / 200), asyncio.TaskGroup() as clients:
                 for number in range(CLIENTS):
                     count = REQUESTS // CLIENTS

@@ -8,6 +8,7 @@ from proxyroutes.settings import Timeouts
 from proxyroutes.testing import Close, ReadHead, ReadUntil, ScriptedOrigin, Wait
 from tests.integration.support import (
     OK,
+    PROTOCOLS,
     eventually,
     make_request,
     one_transport,
@@ -20,6 +21,12 @@ STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 )
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+@pytest.fixture(scope="session", params=PROTOCOLS)
+def http(request):
+    """The parser of the server in front, and ours that writes at once."""
+    return request.param
 
 
 def chunk(content):
