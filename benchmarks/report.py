@@ -214,7 +214,8 @@ def to_markdown(run: Run, date: str, versions: dict[str, str]) -> str:
         "# Results",
         "",
         f"Made by `python -m benchmarks` on {date}: {run.rounds} interleaved rounds of {run.seconds:g} s, "
-        "two or three times as many of the cases that most floors stand on. Ratios are medians of the ratios within each round. Figures of one run compare; figures of two do not.",
+        "two or three times as many of the cases that most floors stand on. Ratios are medians of the ratios within each "
+        "round. Figures of one run compare; figures of two do not.",
         "",
         *machine(),
     ]
