@@ -25,7 +25,6 @@ from proxyroutes.transports._websocket_frames import (
     TEXT,
     FrameReader,
     make_frame,
-    read_lone,
 )
 from proxyroutes.transports._websocket_handshake import Handshake
 from proxyroutes.typing import Attempt, Fields
@@ -204,19 +203,15 @@ class WebSocketConnection(asyncio.Protocol):
     @override
     def data_received(self, data: bytes) -> None:
         self.activity += 1
-        reader = self._reader
         if (
-            reader.is_between
-            and self._partial is None
+            self._partial is None
             and not self._unread
             and self._waiting_bytes < HIGH_WATER_BYTES
+            and (message := self._reader.take_lone(data)) is not None
         ):
-            message = read_lone(data, reader.limit)
-            if message is not None:
-                self._messages.append(message)
-                self._waiting_bytes += message[1] + _MESSAGE_BYTES
-                self._wake_reader()
-                return
+            self._put(message)
+            self._wake_reader()
+            return
         if self._handshake is not None:
             self._shake(self._handshake, data)
         elif self._unread:
@@ -356,9 +351,11 @@ class WebSocketConnection(asyncio.Protocol):
             self._end(Ending(Side.UPSTREAM, 1007, "", faulty=True))
             self._expect_end()
             return
-        size = len(content)
-        self._messages.append((message, size))
-        self._waiting_bytes += size + _MESSAGE_BYTES
+        self._put((message, len(content)))
+
+    def _put(self, message: tuple[str | bytes, int]) -> None:
+        self._messages.append(message)
+        self._waiting_bytes += message[1] + _MESSAGE_BYTES
 
     def _end(self, ending: Ending) -> None:
         if self._ending is None:

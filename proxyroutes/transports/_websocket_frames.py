@@ -17,7 +17,7 @@ try:
 except ImportError:  # pragma: no cover - where websockets was installed without a compiler.
     from websockets.utils import apply_mask
 
-__all__ = ["BINARY", "ENDLESS", "TEXT", "FrameReader", "find_frame", "make_frame", "read_lone"]
+__all__ = ["BINARY", "ENDLESS", "TEXT", "FrameReader", "find_frame", "make_frame"]
 
 TEXT, BINARY = 0x81, 0x82
 """First bytes of an unfragmented data frame without an extension (RFC 6455 §5.2)."""
@@ -59,27 +59,6 @@ def find_frame(received: bytes, start: int) -> tuple[int, int] | None:
         if first >= _CONTROL and size > _LONGEST_SHORT:
             return begin, ENDLESS
     return begin, begin + size
-
-
-def read_lone(received: bytes, limit: int) -> tuple[str | bytes, int] | None:
-    """The message of a plain frame, where that is all that was received, as it is by most reads; and its bytes.
-
-    Returns:
-        None for anything else, and for a message that is too large or no UTF-8: others say what is wrong with it.
-    """
-    found = find_frame(received, 0)
-    if found is None or found[1] != len(received):
-        return None
-    begin, end = found
-    first, size = received[0], end - begin
-    if first not in _PLAIN or size > limit:
-        return None
-    if first == BINARY:
-        return received[begin:], size
-    try:
-        return str(memoryview(received)[begin:], "utf-8"), size
-    except UnicodeDecodeError:
-        return None
 
 
 def _find_run(received: bytes, start: int, end: int) -> int:
@@ -157,10 +136,27 @@ class FrameReader:
         # What came of a plain frame that is not.
         self._pieces: list[bytearray] = []
 
-    @property
-    def is_between(self) -> bool:
-        """Whether what comes next is the beginning of a frame, and not for the engine."""
-        return not self.owed and not self.missing and not self._header
+    def take_lone(self, received: bytes) -> tuple[str | bytes, int] | None:
+        """The message of a plain frame, where that is all that was received, as it is by most reads; and its bytes.
+
+        Returns:
+            None for anything else, and for a message that is too large or no UTF-8: others say what is wrong with it.
+        """
+        if self.owed or self.missing or self._header:
+            return None
+        found = find_frame(received, 0)
+        if found is None or found[1] != len(received):
+            return None
+        begin, end = found
+        first, size = received[0], end - begin
+        if first not in _PLAIN or size > self.limit:
+            return None
+        if first == BINARY:
+            return received[begin:], size
+        try:
+            return str(memoryview(received)[begin:], "utf-8"), size
+        except UnicodeDecodeError:
+            return None
 
     def resume(self, received: bytes) -> bytes:
         """What is to be read now, with the header that began in what was received before."""

@@ -176,22 +176,25 @@ class Tunnel:
             counts.response_bytes += (
                 connection.received_bytes if message is received else size_of(message)
             )
-            if not await self.send_to_client(message):
+            # As ``send_to_client`` does it, without a coroutine more for each message.
+            try:
+                await self._send(_event_of(message))
+            except Exception as error:  # noqa: BLE001 - as there.
+                await self._lose_client(error)
                 return
 
-    async def send_to_client(self, message: str | bytes) -> bool:
-        """Send a message to the client; whether the server took it."""
-        event: Message = {"type": "websocket.send"}
-        event["text" if isinstance(message, str) else "bytes"] = message
+    async def send_to_client(self, message: str | bytes) -> None:
+        """Send a message to the client."""
         try:
-            await self._send(event)
+            await self._send(_event_of(message))
         except Exception as error:  # noqa: BLE001 - each server has an exception of its own for a client that is gone.
-            _logger.debug("the client takes no more messages: %r", error)
-            # The other pump is told with which code; if it is not, the client is as good as lost.
-            await asyncio.sleep(_GONE_WAIT)
-            self.end(Ending(Side.CLIENT, LOST))
-            return False
-        return True
+            await self._lose_client(error)
+
+    async def _lose_client(self, error: Exception) -> None:
+        _logger.debug("the client takes no more messages: %r", error)
+        # The other pump is told with which code; if it is not, the client is as good as lost.
+        await asyncio.sleep(_GONE_WAIT)
+        self.end(Ending(Side.CLIENT, LOST))
 
     async def send_to_upstream(self, message: str | bytes) -> None:
         """Send a message to the upstream, and wait until it reads."""
@@ -227,6 +230,12 @@ class Tunnel:
             connection.ping()
         if settings.total is not None and now - self._began_at >= settings.total:
             self.end(Ending(Side.GATEWAY, 1001, f"lasted {settings.total:g} s"))
+
+
+def _event_of(message: str | bytes) -> Message:
+    if isinstance(message, str):
+        return {"type": "websocket.send", "text": message}
+    return {"type": "websocket.send", "bytes": message}
 
 
 async def apply(hook: Hook, message: str | bytes) -> str | bytes | None:
