@@ -67,7 +67,15 @@ _SPREAD = frozenset({"proxyroutes app", "nginx"})
 _ONE_ROUTE = Case(name="", title="1 route")
 _ONE_DESTINATION = Case(name="", title="1 destination")
 _FEWER = Case(name="", title="64 connections")
-_SESSIONS = frozenset({"proxyroutes app", "proxyroutes router", "fastapi-reverse-proxy", "nginx"})
+_SESSIONS = frozenset(
+    {
+        "proxyroutes app",
+        "proxyroutes router",
+        "proxyroutes router, WebSocketProtocol",
+        "fastapi-reverse-proxy",
+        "nginx",
+    }
+)
 
 
 CASES = (
@@ -110,6 +118,7 @@ CASES = (
     Case(
         name="messages-128",
         title="WebSocket messages of 128 bytes, 64 connections",
+        groups=PROXIES | {"session"},
         only=_SESSIONS,
         kind="messages",
         path="/ws",
@@ -118,6 +127,7 @@ CASES = (
     Case(
         name="messages-64k",
         title="WebSocket messages of 64 KiB, 16 connections",
+        groups=PROXIES | {"session"},
         only=_SESSIONS,
         kind="messages",
         path="/ws",

@@ -224,7 +224,8 @@ def to_markdown(run: Run, date: str, versions: dict[str, str]) -> str:
     lines += [
         "- Each proxy has one core, load and upstream (nginx) share the other. Python subjects run on uvicorn with uvloop "
         "and httptools, without `--proxy-headers`, and call `gc.freeze()` and `gc.set_threshold(10_000, 20, 20)` once "
-        "after start-up; ours with `--http proxyroutes.server:HttpProtocol`, which is uvicorn's with fewer writes.",
+        "after start-up; ours with `--http proxyroutes.server:HttpProtocol`, which is uvicorn's with fewer writes. All have "
+        "`--ws websockets-sansio`, but for the row that names another.",
         "",
         *_floor_table(run),
         "## Tables",

@@ -66,13 +66,15 @@ def _python(module: str) -> Callable[[], str | None]:
     return lambda: sys.executable if importlib.util.find_spec(module) is not None else None
 
 
-def _uvicorn(attribute: str, http: str = "httptools") -> Callable[[str, Place], Command]:
+def _uvicorn(
+    attribute: str, http: str = "httptools", ws: str = "websockets-sansio"
+) -> Callable[[str, Place], Command]:
     def make(python: str, place: Place) -> Command:
         command = [
             *(python, "-m", "uvicorn", f"benchmarks.apps:{attribute}", "--port", str(place.port)),
             # As the documents advise for a gateway: its own code, and no server's, says whose word on the client counts.
             *("--loop", "uvloop", "--http", http, "--no-access-log", "--no-proxy-headers"),
-            *("--log-level", "warning", "--backlog", "4096", "--ws", "websockets-sansio"),
+            *("--log-level", "warning", "--backlog", "4096", "--ws", ws),
         ]
         env = {
             "PYTHONPATH": str(ROOT),
@@ -87,7 +89,7 @@ def _uvicorn(attribute: str, http: str = "httptools") -> Callable[[str, Place], 
 
 
 def _gateway(attribute: str) -> Callable[[str, Place], Command]:
-    """Ours, as the documents advise it and ``proxyroutes run`` starts it."""
+    """Ours, as the documents advise it and ``proxyroutes run`` starts it; but with uvicorn's WebSockets, as the peers."""
     return _uvicorn(attribute, "proxyroutes.server:HttpProtocol")
 
 
@@ -309,6 +311,14 @@ SUBJECTS = (
     Subject("proxyroutes router", "ours", _python("uvicorn"), _gateway("router")),
     Subject("proxyroutes router, httpx", "ours", _python("uvicorn"), _gateway("router_httpx")),
     Subject("proxyroutes app, uvicorn's protocol", "self", _python("uvicorn"), _uvicorn("app")),
+    Subject(
+        "proxyroutes router, WebSocketProtocol",
+        "session",
+        _python("uvicorn"),
+        _uvicorn(
+            "router", "proxyroutes.server:HttpProtocol", "proxyroutes.server:WebSocketProtocol"
+        ),
+    ),
     Subject(
         "proxyroutes router, one dependency",
         "cost",

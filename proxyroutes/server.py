@@ -1,9 +1,10 @@
-"""What a gateway wants of the server in front of it: a protocol for uvicorn that writes a response at once.
+"""What a gateway wants of the server in front of it: protocols for uvicorn that do the plain and frequent at once.
 
 uvicorn writes the head of a response and its content one after the other, and current event loops hand each write to the
 system: two calls and two segments for what fits into one. ``uvicorn --http proxyroutes.server:HttpProtocol`` writes what
-one turn of the event loop has made in one piece; ``proxyroutes run`` does so by itself. Only how bytes get to the socket may
-live here: whatever is HTTP is uvicorn's.
+one turn of the event loop has made in one piece. And its engine of WebSockets takes each message through a dozen calls and
+four copies, which ``--ws proxyroutes.server:WebSocketProtocol`` spares those of one plain frame. ``proxyroutes run`` has both.
+Only how bytes get to and from the socket may live here: whatever is to be decided about HTTP and WebSockets is uvicorn's.
 """
 
 from __future__ import annotations
@@ -13,10 +14,16 @@ from typing import Any, cast
 
 from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.protocol import State
 
-__all__ = ["HttpProtocol"]
+from proxyroutes.transports._websocket_frames import BINARY, TEXT, FrameFollower, make_header
+from proxyroutes.typing import Message
+
+__all__ = ["HttpProtocol", "WebSocketProtocol"]
 
 _MOST_GATHERED = 64 * 1024
+_MOST_JOINED = 4 * 1024
 
 
 class _GatheringTransport:
@@ -100,3 +107,84 @@ class HttpProtocol(HttpToolsProtocol):
         gathering.flush()
         self.transport = gathering.transport
         super().handle_websocket_upgrade()
+
+
+class _WholeMessage:
+    """What uvicorn reads of an engine's frame, for one that is a whole message."""
+
+    __slots__ = ("data",)
+
+    fin = True
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+
+class WebSocketProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket protocol ``websockets-sansio``, where a message of one plain frame passes the engine by.
+
+    Given to uvicorn as ``--ws proxyroutes.server:WebSocketProtocol``, or as ``ws=WebSocketProtocol`` of ``uvicorn.Config``.
+    Everything else is the engine's: handshakes, control frames, fragments, compressed messages, and whatever is not as it
+    should be. Needs uvicorn.
+
+    Source:
+        RFC 6455 §5.2.
+    """
+
+    _follower: FrameFollower | None = None
+    _passes_engine = False
+    _writes_pieces = False
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        follower = self._follower
+        if follower is None:
+            # uvicorn gives the handshake first, whole. Were it not, its rest is no frame, and the engine gets all that comes.
+            self._follower = FrameFollower(self.config.ws_max_size)
+            self._follower.follow(data.partition(b"\r\n\r\n")[2])
+        elif self._passes_engine and self.conn.state is State.OPEN:
+            taken = follower.take_lone(data)
+            if taken is not None:
+                first, content = taken
+                take = self.handle_text if first == TEXT else self.handle_bytes
+                take(cast("Any", _WholeMessage(content)))
+                return
+            follower.follow(data)
+        else:
+            follower.follow(data)
+        super().data_received(data)
+
+    @override
+    async def send(self, message: Message) -> None:  # type: ignore[override]  # uvicorn has a type for each message.
+        kind = message["type"]
+        if kind == "websocket.send" and self._may_write() and self._write_message(message):
+            return
+        await super().send(cast("Any", message))
+        if kind == "websocket.accept":
+            # There is nothing to pass by if messages are compressed, or if the engine is to log them.
+            self._passes_engine = not self.conn.extensions and not self.conn.debug
+            # asyncio's own join the pieces, or forget to stop who writes them (CVE-2024-12254).
+            self._writes_pieces = type(self.transport).__module__.startswith("uvloop")
+
+    def _may_write(self) -> bool:
+        return (
+            self._passes_engine
+            and self.conn.state is State.OPEN
+            and self.writable.is_set()
+            and not self.transport.is_closing()
+        )
+
+    def _write_message(self, message: Message) -> bool:
+        """Write it as one frame (RFC 6455 §5.2); whether it was one."""
+        first, content = BINARY, message.get("bytes")
+        if content is None:
+            text = message.get("text")
+            if text is None:
+                return False
+            first, content = TEXT, text.encode()
+        header = make_header(len(content), first)
+        if self._writes_pieces and len(content) > _MOST_JOINED:
+            self.transport.writelines((header, content))
+        else:
+            self.transport.write(header + content)
+        return True

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "exceptions": frozenset(),
     "settings": BASE,
     "typing": BASE,
-    "server": frozenset(),
+    "server": BASE | {"transports"},
     "filters": BASE,
     "policies": BASE,
     "transports": BASE,

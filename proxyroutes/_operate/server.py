@@ -64,11 +64,15 @@ def serve(
     """
     import uvicorn  # noqa: PLC0415 - an extra
 
-    from proxyroutes.server import HttpProtocol  # noqa: PLC0415 - of the same extra
+    from proxyroutes.server import (  # noqa: PLC0415 - of the same extra
+        HttpProtocol,
+        WebSocketProtocol,
+    )
 
     config = uvicorn.Config(
         app,
         http=HttpProtocol,
+        ws=WebSocketProtocol,
         lifespan="on",
         access_log=False,
         # A client's own word for where it comes from is not believed unless somebody says so.

@@ -65,7 +65,7 @@ async def run_gateway(
         app: Any ASGI application.
         http: uvicorn's parser of requests, or a protocol such as ``proxyroutes.server.HttpProtocol``.
         lifespan: Whether the application's lifespan is run.
-        **uvicorn_config: Further settings of ``uvicorn.Config``.
+        **uvicorn_config: Further settings of ``uvicorn.Config``, such as ``ws`` for its WebSockets.
 
     Yields:
         The running gateway.

@@ -1,4 +1,4 @@
-"""Frames without the engine, where nothing is left to decide: plain data frames, of which nearly all traffic is.
+"""Frames without an engine, where nothing is left to decide: plain data frames, of which nearly all traffic is.
 
 On its way through ``websockets``' engine a message is copied four times (a slice of what was read, the engine's buffer, the
 frame, the message), and once more than its mask needs on its way out. Here frames are told apart by their headers alone; a
@@ -17,7 +17,17 @@ try:
 except ImportError:  # pragma: no cover - where websockets was installed without a compiler.
     from websockets.utils import apply_mask
 
-__all__ = ["BINARY", "ENDLESS", "TEXT", "FrameReader", "find_frame", "make_frame"]
+__all__ = [
+    "BINARY",
+    "ENDLESS",
+    "MASKED",
+    "TEXT",
+    "FrameFollower",
+    "FrameReader",
+    "find_frame",
+    "make_frame",
+    "make_header",
+]
 
 TEXT, BINARY = 0x81, 0x82
 """First bytes of an unfragmented data frame without an extension (RFC 6455 §5.2)."""
@@ -30,26 +40,32 @@ _LAST_FRAGMENT = 0x80
 _SOUND = frozenset({0x00, 0x01, 0x02, _LAST_FRAGMENT, TEXT, BINARY, _CONTROL, 0x89, 0x8A})
 _LONGEST_SHORT = 125
 _PIECE_BYTES = 8 * 1024
-_MASKED = 0x80
+MASKED = 0x80
+"""The bit that says that a frame is masked, beside its length."""
 
 _short = Struct("!BB").pack
 _long = Struct("!BBH").pack
 _huge = Struct("!BBQ").pack
 
 
-def find_frame(received: bytes, start: int) -> tuple[int, int] | None:
+def find_frame(received: bytes, start: int, mask: int = 0) -> tuple[int, int] | None:
     """Where the frame that begins at ``start`` has its content, and where it ends.
 
+    Args:
+        received: What was received.
+        start: Where the frame begins.
+        mask: ``MASKED`` for what a client sends; its keys are the four bytes before the content.
+
     Returns:
-        Both, the end perhaps behind what was received; None if the header is not whole yet and may be sound.
+        Both, perhaps behind what was received; None if the header is not whole yet and may be sound.
     """
     begin = start + 2
     if len(received) < begin:
         return None
-    first, size = received[start], received[start + 1]
+    first, size = received[start], received[start + 1] ^ mask
     if size > _LONGEST_SHORT or first not in _SOUND:
-        # RFC 6455 §5.1: a server's frames are not masked.
-        if size >= _MASKED or first not in _SOUND:
+        # RFC 6455 §5.1: a client's frames are masked, and a server's are not.
+        if size >= MASKED or first not in _SOUND:
             return begin, ENDLESS
         begin += 2 if size == _LONGEST_SHORT + 1 else 8
         if len(received) < begin:
@@ -58,6 +74,8 @@ def find_frame(received: bytes, start: int) -> tuple[int, int] | None:
         # RFC 6455 §5.5: control frames are short; the engine lets one pass whose length could be written so.
         if first >= _CONTROL and size > _LONGEST_SHORT:
             return begin, ENDLESS
+    if mask:
+        begin += 4
     return begin, begin + size
 
 
@@ -97,17 +115,25 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_masks.clear)
 
 
+def make_header(size: int, first: int, mask: int = 0) -> bytes:
+    """The header of a frame, but for the key of its mask.
+
+    Args:
+        size: Bytes of its content.
+        first: ``TEXT`` or ``BINARY``.
+        mask: ``MASKED`` if there is a key.
+    """
+    if size <= _LONGEST_SHORT:
+        return _short(first, mask | size)
+    if size <= 0xFFFF:
+        return _long(first, mask | 126, size)
+    return _huge(first, mask | 127, size)
+
+
 def make_frame(content: bytes, first: int) -> tuple[bytes, bytes]:
     """Header and content of a client's frame, masked with a key of its own (RFC 6455 §5.3)."""
-    size = len(content)
-    if size <= _LONGEST_SHORT:
-        header = _short(first, _MASKED | size)
-    elif size <= 0xFFFF:
-        header = _long(first, _MASKED | 126, size)
-    else:
-        header = _huge(first, _MASKED | 127, size)
-    mask = _take_mask()
-    return header + mask, apply_mask(content, mask)
+    key = _take_mask()
+    return make_header(len(content), first, MASKED) + key, apply_mask(content, key)
 
 
 class FrameReader:
@@ -217,3 +243,55 @@ class FrameReader:
             return None, start
         pieces, self._pieces = self._pieces, []
         return b"".join(pieces), start
+
+
+class FrameFollower:
+    """Knows where the frames of a client begin while an engine reads them, and takes the plain ones from it.
+
+    Args:
+        limit: Bytes of the largest message that is taken; None is no limit.
+    """
+
+    __slots__ = ("_fragmented", "_header", "_limit", "_owed")
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = sys.maxsize if limit is None else limit
+        # What is still to come of a frame that the engine has.
+        self._owed = 0
+        # What came of a header that is not whole; the engine has it, too.
+        self._header = b""
+        self._fragmented = False
+
+    def take_lone(self, received: bytes) -> tuple[int, bytes] | None:
+        """The first byte and the content of a plain frame, where that is all that was received.
+
+        Returns:
+            None for anything else: give it to the engine, and ``follow`` it.
+        """
+        if self._owed or self._header or self._fragmented:
+            return None
+        found = find_frame(received, 0, MASKED)
+        if found is None or found[1] != len(received):
+            return None
+        begin, end = found
+        if received[0] not in _PLAIN or end - begin > self._limit:
+            return None
+        return received[0], apply_mask(memoryview(received)[begin:], received[begin - 4 : begin])
+
+    def follow(self, received: bytes) -> None:
+        """Find the frames in what the engine is given."""
+        received = self._header + received
+        self._header = b""
+        at, end = 0, len(received)
+        while at < end:
+            if not self._owed:
+                found = find_frame(received, at, MASKED)
+                if found is None:
+                    self._header = received[at:]
+                    return
+                self._owed = found[1] - at
+                if received[at] < _CONTROL:
+                    self._fragmented = received[at] < _LAST_FRAGMENT
+            step = min(self._owed, end - at)
+            self._owed -= step
+            at += step

@@ -25,7 +25,10 @@ def _uvicorn(http: str) -> list[str]:
 COMMANDS = {
     "uvicorn-h11": [*_uvicorn("h11"), "--port", "{port}"],
     "uvicorn-httptools": [*_uvicorn("httptools"), "--port", "{port}"],
-    "uvicorn-ours": [*_uvicorn("proxyroutes.server:HttpProtocol"), "--port", "{port}"],
+    "uvicorn-ours": [
+        *_uvicorn("proxyroutes.server:HttpProtocol"),
+        *("--ws", "proxyroutes.server:WebSocketProtocol", "--port", "{port}"),
+    ],
     "uvicorn-zttp": [*_uvicorn("zttp"), "--port", "{port}"],
     "hypercorn": ["hypercorn", APP, "--bind", "127.0.0.1:{port}"],
     "granian": ["granian", APP, "--interface", "asgi", "--port", "{port}"],

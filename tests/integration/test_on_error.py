@@ -625,7 +625,9 @@ async def test_a_session_is_answered_in_one_piece(whole):
         assert [{"type": "websocket.close", "code": 1008}] == events
 
 
-@pytest.mark.parametrize("ws", ["websockets-sansio", "wsproto"])
+@pytest.mark.parametrize(
+    "ws", ["websockets-sansio", "wsproto", "proxyroutes.server:WebSocketProtocol"]
+)
 async def test_a_session_whose_client_leaves_its_handler_is_no_error(ws):
     """A stream that answers it ends, and nothing is logged but the failure."""
     asked, goes_on, ended, records = asyncio.Event(), asyncio.Event(), asyncio.Event(), []

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from proxyroutes import Proxy, UpstreamPool
 from proxyroutes._operate import server as operated
-from proxyroutes.server import HttpProtocol
+from proxyroutes.server import HttpProtocol, WebSocketProtocol
 from proxyroutes.testing import run_gateway
 from tests.integration.support import RawClient, eventually, make_request
 from tests.integration.test_command_line import DIRECT
@@ -178,4 +178,7 @@ def test_the_command_serves_with_it(monkeypatch):
     config.load()
 
     assert isinstance(config, uvicorn.Config)
-    assert HttpProtocol is config.http_protocol_class
+    assert (HttpProtocol, WebSocketProtocol) == (
+        config.http_protocol_class,
+        config.ws_protocol_class,
+    )

@@ -19,6 +19,7 @@ from tests.integration.websocket_support import (
     CONTINUATION,
     PING,
     PONG,
+    SERVERS,
     TEXT,
     SessionOrigin,
     accept,
@@ -36,7 +37,7 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(params=["websockets-sansio", "wsproto", "websockets"])
+@pytest.fixture(params=SERVERS)
 def ws(request):
     """The server's implementation of WebSockets."""
     return request.param

@@ -11,6 +11,7 @@ from tests.integration.support import eventually
 from tests.integration.websocket_support import (
     BINARY,
     CLOSE,
+    SERVERS,
     TEXT,
     closing,
     nothing_left,
@@ -49,7 +50,7 @@ def sessions_with(app, ws="websockets-sansio", lane="router", transport=None, **
     )
 
 
-@pytest.mark.parametrize("ws", ["websockets", "websockets-sansio", "wsproto"])
+@pytest.mark.parametrize("ws", SERVERS)
 @pytest.mark.parametrize("lane", ["router", "app"])
 async def test_messages_go_both_ways_and_keep_their_kind(ws, lane):
     """Text, bytes and empty ones, with the client's fields and the application's choice of subprotocol."""

@@ -9,6 +9,7 @@ import struct
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import pytest
 from attrs import define, field
 from fastapi import FastAPI
 
@@ -17,6 +18,11 @@ from proxyroutes.policies import RoundRobin
 from proxyroutes.testing import RunningGateway, ScriptedOrigin, run_gateway
 from tests.integration.support import DEADLINE, eventually
 
+SERVERS = [
+    *("websockets-sansio", "wsproto", "websockets"),
+    pytest.param("proxyroutes.server:WebSocketProtocol", id="ours"),
+]
+"""uvicorn's implementations of WebSockets, and ours for it."""
 TEXT, BINARY, CONTINUATION, CLOSE, PING, PONG = 1, 2, 0, 8, 9, 10
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 UPGRADE = (
