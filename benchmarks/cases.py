@@ -71,7 +71,7 @@ _SESSIONS = frozenset(
     {
         "proxyroutes app",
         "proxyroutes router",
-        "proxyroutes router, WebSocketProtocol",
+        "proxyroutes router, uvicorn's protocol",
         "fastapi-reverse-proxy",
         "nginx",
     }

@@ -77,6 +77,18 @@ FLOORS = (
         "router, access log on / off", ("costs", f"{ROUTER}, access log"), ("costs", ROUTER), 0.9
     ),
     Floor("messages, 64 KiB", ("messages-64k", ROUTER), ("messages-64k", PEER), 1.3),
+    Floor(
+        "messages, 128 bytes, uvicorn's protocol",
+        ("messages-128", f"{ROUTER}, uvicorn's protocol"),
+        ("messages-128", PEER),
+        1.0,
+    ),
+    Floor(
+        "messages, 64 KiB, uvicorn's protocol",
+        ("messages-64k", f"{ROUTER}, uvicorn's protocol"),
+        ("messages-64k", PEER),
+        1.3,
+    ),
 )
 
 
@@ -224,8 +236,8 @@ def to_markdown(run: Run, date: str, versions: dict[str, str]) -> str:
     lines += [
         "- Each proxy has one core, load and upstream (nginx) share the other. Python subjects run on uvicorn with uvloop "
         "and httptools, without `--proxy-headers`, and call `gc.freeze()` and `gc.set_threshold(10_000, 20, 20)` once "
-        "after start-up; ours with `--http proxyroutes.server:HttpProtocol`, which is uvicorn's with fewer writes. All have "
-        "`--ws websockets-sansio`, but for the row that names another.",
+        "after start-up, with `--ws websockets-sansio`; ours with `--http proxyroutes.server:HttpProtocol` and "
+        "`--ws proxyroutes.server:WebSocketProtocol`, which are uvicorn's with fewer writes and fewer copies.",
         "",
         *_floor_table(run),
         "## Tables",

@@ -89,8 +89,10 @@ def _uvicorn(
 
 
 def _gateway(attribute: str) -> Callable[[str, Place], Command]:
-    """Ours, as the documents advise it and ``proxyroutes run`` starts it; but with uvicorn's WebSockets, as the peers."""
-    return _uvicorn(attribute, "proxyroutes.server:HttpProtocol")
+    """Ours, as the documents advise it and ``proxyroutes run`` starts it."""
+    return _uvicorn(
+        attribute, "proxyroutes.server:HttpProtocol", "proxyroutes.server:WebSocketProtocol"
+    )
 
 
 def _program(name: str, *inside: str) -> Callable[[], str | None]:
@@ -312,12 +314,7 @@ SUBJECTS = (
     Subject("proxyroutes router, httpx", "ours", _python("uvicorn"), _gateway("router_httpx")),
     Subject("proxyroutes app, uvicorn's protocol", "self", _python("uvicorn"), _uvicorn("app")),
     Subject(
-        "proxyroutes router, WebSocketProtocol",
-        "session",
-        _python("uvicorn"),
-        _uvicorn(
-            "router", "proxyroutes.server:HttpProtocol", "proxyroutes.server:WebSocketProtocol"
-        ),
+        "proxyroutes router, uvicorn's protocol", "session", _python("uvicorn"), _uvicorn("router")
     ),
     Subject(
         "proxyroutes router, one dependency",

@@ -175,3 +175,33 @@ async def test_a_message_wakes_nobody_above_the_session():
 
     assert (1, 3) == seen
     assert Ending(Side.CLIENT, 1000, "done") == tunnel.ending
+
+
+@pytest.mark.parametrize("hook", [None, lambda message: None, lambda message: message])
+async def test_a_session_that_is_idle_holds_no_message(hook):
+    """One of 16 MiB is let go of once it is sent, or dropped, and not when the next one comes."""
+    gone = []
+
+    class Message(bytes):
+        def __del__(self):
+            gone.append(bytes(self))
+
+    async def send(event):
+        assert b"down" == event["bytes"]
+
+    messages, connection = (
+        asyncio.Queue(),
+        WebSocketConnection(make_engine(), 1.0, lambda lost: None, None),
+    )
+    tunnel = Tunnel(messages.get, send, connection, SessionSettings(), Counts())
+    tunnel.from_client = tunnel.from_upstream = hook
+    session = asyncio.create_task(tunnel.run())
+    messages.put_nowait({"type": "websocket.receive", "bytes": Message(b"up")})
+    connection._put((Message(b"down"), 4))
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+    assert ["down", "up"] == sorted(one.decode() for one in gone)
+
+    tunnel.end(Ending(Side.GATEWAY, 1001))
+    await session
