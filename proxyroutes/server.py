@@ -10,6 +10,7 @@ Only how bytes get to and from the socket may live here: whatever is to be decid
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import Any, cast
 
 from typing_extensions import override
@@ -24,6 +25,7 @@ __all__ = ["HttpProtocol", "WebSocketProtocol"]
 
 _MOST_GATHERED = 64 * 1024
 _MOST_JOINED = 4 * 1024
+_BLOCK_BYTES = 1024 * 1024
 
 
 class _GatheringTransport:
@@ -109,6 +111,17 @@ class HttpProtocol(HttpToolsProtocol):
         super().handle_websocket_upgrade()
 
 
+@functools.cache
+def keep_freed_memory() -> None:
+    """Have glibc keep up to 2 MiB of what was freed; once in a process.
+
+    It gives memory back to the system as soon as 128 KiB at the heap's end are free, and takes it again page by page: with
+    messages of 64 KiB that happened for each, and took as long as all the rest. Once a block was freed that is larger than
+    those it has the system map, it keeps twice as much (mallopt(3), ``M_MMAP_THRESHOLD``). Elsewhere this does nothing.
+    """
+    bytearray(_BLOCK_BYTES)
+
+
 class _WholeMessage:
     """What uvicorn reads of an engine's frame, for one that is a whole message."""
 
@@ -140,6 +153,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         follower = self._follower
         if follower is None:
             # uvicorn gives the handshake first, whole. Were it not, its rest is no frame, and the engine gets all that comes.
+            keep_freed_memory()
             self._follower = FrameFollower(self.config.ws_max_size)
             self._follower.follow(data.partition(b"\r\n\r\n")[2])
         elif self._passes_engine and self.conn.state is State.OPEN:

@@ -2,7 +2,10 @@
 
 import asyncio
 import logging
+import platform
 import struct
+import subprocess
+import sys
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -389,3 +392,27 @@ async def test_a_session_is_told_that_its_client_is_gone():
         errors.append(served.left)
 
     assert errors[0] == errors[1] is not None
+
+
+FAULTS = """
+import resource, sys
+from proxyroutes.server import keep_freed_memory
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+for turn in range(200):
+    if turn == 100:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    [bytes(65_536) for _ in range(16)]
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="what others do is not known")
+def test_memory_of_messages_is_not_taken_anew_for_each():
+    """Page by page, because it was given back just before."""
+    kept, not_kept = (
+        int(subprocess.check_output([sys.executable, "-c", FAULTS, how]))
+        for how in ("kept", "not")
+    )
+
+    assert kept < 1000 < not_kept
