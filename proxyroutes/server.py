@@ -112,7 +112,7 @@ class HttpProtocol(HttpToolsProtocol):
 
 
 @functools.cache
-def keep_freed_memory() -> None:
+def _keep_freed_memory() -> None:
     """Have glibc keep up to 2 MiB of what was freed; once in a process.
 
     It gives memory back to the system as soon as 128 KiB at the heap's end are free, and takes it again page by page: with
@@ -153,7 +153,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         follower = self._follower
         if follower is None:
             # uvicorn gives the handshake first, whole. Were it not, its rest is no frame, and the engine gets all that comes.
-            keep_freed_memory()
+            _keep_freed_memory()
             self._follower = FrameFollower(self.config.ws_max_size)
             self._follower.follow(data.partition(b"\r\n\r\n")[2])
         elif self._passes_engine and self.conn.state is State.OPEN:

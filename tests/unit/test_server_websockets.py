@@ -396,9 +396,9 @@ async def test_a_session_is_told_that_its_client_is_gone():
 
 FAULTS = """
 import resource, sys
-from proxyroutes.server import keep_freed_memory
+from proxyroutes.server import _keep_freed_memory
 if sys.argv[1] == "kept":
-    keep_freed_memory()
+    _keep_freed_memory()
 for turn in range(200):
     if turn == 100:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -414,5 +414,7 @@ def test_memory_of_messages_is_not_taken_anew_for_each():
         int(subprocess.check_output([sys.executable, "-c", FAULTS, how]))
         for how in ("kept", "not")
     )
+    if not_kept < 1000:
+        pytest.skip("this interpreter has freed such a block by itself")
 
-    assert kept < 1000 < not_kept
+    assert kept < 1000
