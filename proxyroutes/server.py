@@ -197,7 +197,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
                 return False
             first, content = TEXT, text.encode()
         header = make_header(len(content), first)
-        if self._writes_pieces and len(content) > _MOST_JOINED:
+        # What waits is written from where it is, and who gave it may change what can be changed.
+        if self._writes_pieces and len(content) > _MOST_JOINED and type(content) is bytes:
             self.transport.writelines((header, content))
         else:
             self.transport.write(header + content)

@@ -17,6 +17,13 @@ from tests.integration.test_command_line import DIRECT
 
 CHUNK = 16 * 1024
 CHUNKS = 4096
+HANDSHAKE = make_request(
+    "/session",
+    "Connection: Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+)
 
 
 def post(body, *lines):
@@ -82,15 +89,8 @@ async def test_a_session_follows_a_response_on_its_connection(served_by_ours):
     """The connection is handed on with nothing left in it."""
     port, _ = served_by_ours
     client = await RawClient.connect(port)
-    handshake = make_request(
-        "/session",
-        "Connection: Upgrade",
-        "Upgrade: websocket",
-        "Sec-WebSocket-Version: 13",
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-    )
     reply = await client.ask(post("hello"))
-    await client.send(handshake)
+    await client.send(HANDSHAKE)
     head = await client.read_head()
 
     client.leave()
@@ -115,6 +115,40 @@ async def test_clients_that_leave_are_no_news(served_by_ours, caplog):
     await eventually(lambda: counts["begun"] == counts["ended"])
 
     assert [] == [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
+
+
+def test_what_changes_after_it_was_sent_arrives_as_it_was():
+    """To a client that reads late, in messages so large that they wait; uvloop would send them from where they are."""
+    uvloop = pytest.importorskip("uvloop")
+    size, letters = 8 * 1024 * 1024, b"abc"
+
+    async def app(scope, receive, send):
+        await receive()
+        await send({"type": "websocket.accept"})
+        buffer = bytearray(size)
+        for letter in letters:
+            buffer[:] = bytes([letter]) * size
+            await send({"type": "websocket.send", "bytes": buffer})
+            buffer[:] = b"x" * size
+        await receive()
+
+    async def read_late():
+        async with run_gateway(app, ws=WebSocketProtocol, lifespan="off") as gateway:
+            client = await RawClient.connect(gateway.port)
+            await client.send(HANDSHAKE)
+            await client.read_head()
+            await asyncio.sleep(0.3)
+            seen = []
+            for _ in letters:
+                header = await client.reader.readexactly(10)
+                content = await client.reader.readexactly(size)
+                seen.append((header, content == content[:1] * size, content[:1]))
+            await client.close()
+        return seen
+
+    header = b"\x82\x7f" + size.to_bytes(8, "big")
+
+    assert [(header, True, bytes([one])) for one in letters] == uvloop.run(read_late())
 
 
 @pytest.fixture
