@@ -40,7 +40,8 @@ class Subject:
 
     Attributes:
         name: As it is written in the tables.
-        group: ``ours``, ``peer``, ``big`` or ``self`` (answers by itself).
+        group: ``ours``, ``peer``, ``big``, ``self`` (answers by itself), ``cost`` (of what the costs are measured with) or
+            ``session`` (only messages are measured with).
         find: Gives the command's first part, or None where it is absent.
         make: Gives the whole command and its environment.
         needs: What to install to have it.

@@ -18,7 +18,13 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.protocol import State
 
-from proxyroutes.transports._websocket_frames import BINARY, TEXT, FrameFollower, make_header
+from proxyroutes.transports._websocket_frames import (
+    BINARY,
+    TEXT,
+    FrameFollower,
+    make_header,
+    writes_pieces,
+)
 from proxyroutes.typing import Message
 
 __all__ = ["HttpProtocol", "WebSocketProtocol"]
@@ -138,7 +144,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     Given to uvicorn as ``--ws proxyroutes.server:WebSocketProtocol``, or as ``ws=WebSocketProtocol`` of ``uvicorn.Config``.
     Everything else is the engine's: handshakes, control frames, fragments, compressed messages, and whatever is not as it
-    should be. Needs uvicorn.
+    should be. So is all of a session that begins while the logger ``uvicorn.error`` is at ``DEBUG``, which shows every
+    frame. Needs uvicorn.
 
     Source:
         RFC 6455 §5.2.
@@ -156,14 +163,15 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             _keep_freed_memory()
             self._follower = FrameFollower(self.config.ws_max_size)
             self._follower.follow(data.partition(b"\r\n\r\n")[2])
-        elif self._passes_engine and self.conn.state is State.OPEN:
-            taken = follower.take_lone(data)
-            if taken is not None:
-                first, content = taken
-                take = self.handle_text if first == TEXT else self.handle_bytes
-                take(cast("Any", _WholeMessage(content)))
-                return
-            follower.follow(data)
+        elif (
+            self._passes_engine
+            and self.conn.state is State.OPEN
+            and (taken := follower.take_lone(data)) is not None
+        ):
+            first, content = taken
+            take = self.handle_text if first == TEXT else self.handle_bytes
+            take(cast("Any", _WholeMessage(content)))
+            return
         else:
             follower.follow(data)
         super().data_received(data)
@@ -177,8 +185,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if kind == "websocket.accept":
             # There is nothing to pass by if messages are compressed, or if the engine is to log them.
             self._passes_engine = not self.conn.extensions and not self.conn.debug
-            # asyncio's own join the pieces, or forget to stop who writes them (CVE-2024-12254).
-            self._writes_pieces = type(self.transport).__module__.startswith("uvloop")
+            self._writes_pieces = writes_pieces(self.transport)
 
     def _may_write(self) -> bool:
         return (

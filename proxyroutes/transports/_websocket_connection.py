@@ -25,6 +25,7 @@ from proxyroutes.transports._websocket_frames import (
     TEXT,
     FrameReader,
     make_frame,
+    writes_pieces,
 )
 from proxyroutes.transports._websocket_handshake import Handshake
 from proxyroutes.typing import Attempt, Fields
@@ -197,8 +198,7 @@ class WebSocketConnection(asyncio.Protocol):
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        # asyncio's own join the pieces, or forget to stop who writes them (CVE-2024-12254).
-        self._writes_pieces = type(transport).__module__.startswith("uvloop")
+        self._writes_pieces = writes_pieces(transport)
 
     @override
     def data_received(self, data: bytes) -> None:

@@ -27,6 +27,7 @@ __all__ = [
     "find_frame",
     "make_frame",
     "make_header",
+    "writes_pieces",
 ]
 
 TEXT, BINARY = 0x81, 0x82
@@ -77,6 +78,15 @@ def find_frame(received: bytes, start: int, mask: int = 0) -> tuple[int, int] | 
     if mask:
         begin += 4
     return begin, begin + size
+
+
+def _find_lone(received: bytes, limit: int, mask: int = 0) -> int | None:
+    """Where the content of a plain frame begins, where that is all that was received, as it is by most reads."""
+    found = find_frame(received, 0, mask)
+    if found is None or found[1] != len(received):
+        return None
+    begin, end = found
+    return begin if received[0] in _PLAIN and end - begin <= limit else None
 
 
 def _find_run(received: bytes, start: int, end: int) -> int:
@@ -136,6 +146,14 @@ def make_frame(content: bytes, first: int) -> tuple[bytes, bytes]:
     return make_header(len(content), first, MASKED) + key, apply_mask(content, key)
 
 
+def writes_pieces(transport: object) -> bool:
+    """Whether a transport writes the pieces of a frame from where they are.
+
+    asyncio's own join them, or forget to stop who writes them (CVE-2024-12254).
+    """
+    return type(transport).__module__.startswith("uvloop")
+
+
 class FrameReader:
     """Finds the frames in what is received, and takes the plain ones.
 
@@ -163,21 +181,18 @@ class FrameReader:
         self._pieces: list[bytearray] = []
 
     def take_lone(self, received: bytes) -> tuple[str | bytes, int] | None:
-        """The message of a plain frame, where that is all that was received, as it is by most reads; and its bytes.
+        """The message of a plain frame, where that is all that was received, and its bytes.
 
         Returns:
             None for anything else, and for a message that is too large or no UTF-8: others say what is wrong with it.
         """
         if self.owed or self.missing or self._header:
             return None
-        found = find_frame(received, 0)
-        if found is None or found[1] != len(received):
+        begin = _find_lone(received, self.limit)
+        if begin is None:
             return None
-        begin, end = found
-        first, size = received[0], end - begin
-        if first not in _PLAIN or size > self.limit:
-            return None
-        if first == BINARY:
+        size = len(received) - begin
+        if received[0] == BINARY:
             return received[begin:], size
         try:
             return str(memoryview(received)[begin:], "utf-8"), size
@@ -270,11 +285,8 @@ class FrameFollower:
         """
         if self._owed or self._header or self._fragmented:
             return None
-        found = find_frame(received, 0, MASKED)
-        if found is None or found[1] != len(received):
-            return None
-        begin, end = found
-        if received[0] not in _PLAIN or end - begin > self._limit:
+        begin = _find_lone(received, self._limit, MASKED)
+        if begin is None:
             return None
         return received[0], apply_mask(memoryview(received)[begin:], received[begin - 4 : begin])
 

@@ -8,36 +8,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from proxyroutes.server import HttpProtocol
+from tests.unit.server_support import Wire, turns
 
 GET = b"GET / HTTP/1.1\r\nHost: gateway\r\n\r\n"
-
-
-class Wire(asyncio.Transport):
-    """A transport that keeps each write by itself."""
-
-    def __init__(self):
-        super().__init__()
-        self.written = []
-        self.closed = False
-
-    def write(self, data):
-        assert not self.closed
-        self.written.append(bytes(data))
-
-    def is_closing(self):
-        return self.closed
-
-    def close(self):
-        self.closed = True
-
-    def pause_reading(self):
-        """Nothing is read by itself."""
-
-    def resume_reading(self):
-        """Nothing is read by itself."""
-
-    def get_extra_info(self, name, default=None):
-        return default
 
 
 def connect(app, protocol_class=HttpProtocol):
@@ -48,12 +21,6 @@ def connect(app, protocol_class=HttpProtocol):
     wire = Wire()
     protocol.connection_made(wire)
     return protocol, wire
-
-
-async def turns(number=10):
-    """Let the event loop turn."""
-    for _ in range(number):
-        await asyncio.sleep(0)
 
 
 def answer(*pieces, between=None):

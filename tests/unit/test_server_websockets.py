@@ -15,6 +15,8 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.server import ServerState
 
 from proxyroutes.server import WebSocketProtocol
+from tests.unit.server_support import Wire, turns
+from tests.unit.transports.support import any_frame
 
 HANDSHAKE = (
     b"GET / HTTP/1.1\r\nHost: gateway\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -25,35 +27,6 @@ TEXT, BINARY, CONTINUATION, CLOSE, PING, PONG = 0x81, 0x82, 0x80, 0x88, 0x89, 0x
 KEY = b"\x01\x80\xff\x7f"
 SIZES = [0, 1, 125, 126, 127, 4096, 4097, 65_535, 65_536, 100_000]
 MANY = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
-
-class Wire(asyncio.Transport):
-    """A transport that keeps what is written."""
-
-    def __init__(self):
-        super().__init__()
-        self.written = []
-        self.closed = False
-        self.reading = True
-
-    def write(self, data):
-        if not self.closed:
-            self.written.append(bytes(data))
-
-    def is_closing(self):
-        return self.closed
-
-    def close(self):
-        self.closed = True
-
-    def pause_reading(self):
-        self.reading = False
-
-    def resume_reading(self):
-        self.reading = True
-
-    def get_extra_info(self, name, default=None):
-        return default
 
 
 class VectorWire(Wire):
@@ -144,25 +117,9 @@ class Served:
         return self.events, b"".join(self.wire.written), self.wire.closed, self.left
 
 
-async def turns(number=8):
-    """Let the event loop turn."""
-    for _ in range(number):
-        await asyncio.sleep(0)
-
-
 def frame(first, content=b"", *, masked=True, form=0):
-    """A frame; ``form`` is the shortest way of writing its length that is used."""
-    size, bit = len(content), 0x80 if masked else 0
-    if size < 126 and form == 0:
-        head = struct.pack("!BB", first, bit | size)
-    elif size < 65_536 and form <= 1:
-        head = struct.pack("!BBH", first, bit | 126, size)
-    else:
-        head = struct.pack("!BBQ", first, bit | 127, size)
-    if not masked:
-        return head + content
-    whole = (KEY * (size // 4 + 1))[:size]
-    return head + KEY + bytes(a ^ b for a, b in zip(content, whole, strict=True))
+    """A frame of a client, or what a client must not send."""
+    return any_frame(first, content, key=KEY if masked else None, form=form)
 
 
 async def both(*pieces, lines=(), **config):

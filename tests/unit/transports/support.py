@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -21,6 +22,21 @@ class SystemClock:
 
     monotonic = staticmethod(time.monotonic)
     sleep = staticmethod(asyncio.sleep)
+
+
+def any_frame(first: int, content: bytes, *, key: bytes | None = None, form: int = 0) -> bytes:
+    """A WebSocket frame, masked if there is a key; ``form`` is the shortest way of writing its length that is used."""
+    size, mask = len(content), 0 if key is None else 0x80
+    if size < 126 and form == 0:
+        head = struct.pack("!BB", first, mask | size)
+    elif size < 65_536 and form <= 1:
+        head = struct.pack("!BBH", first, mask | 126, size)
+    else:
+        head = struct.pack("!BBQ", first, mask | 127, size)
+    if key is None:
+        return head + content
+    whole = (key * (size // 4 + 1))[:size]
+    return head + key + bytes(a ^ b for a, b in zip(content, whole, strict=True))
 
 
 @frozen

@@ -5,7 +5,6 @@ import contextlib
 import logging
 import os
 import socket
-import struct
 import subprocess
 import sys
 
@@ -22,21 +21,15 @@ from proxyroutes.exceptions import Side
 from proxyroutes.transports._websocket_connection import HIGH_WATER_BYTES, WebSocketConnection
 from proxyroutes.transports._websocket_ending import LOST, Ending
 from proxyroutes.transports._websocket_frames import ENDLESS, FrameReader, find_frame, make_frame
+from tests.unit.transports.support import any_frame
 
 TEXT, BINARY, PING = 0x81, 0x82, 0x89
 MANY = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def frame(first, content, *, masked=False, form=0):
-    """A frame; ``form`` is the shortest way of writing its length that is used."""
-    size, mask = len(content), 0x80 if masked else 0
-    if size < 126 and form == 0:
-        head = struct.pack("!BB", first, mask | size)
-    elif size < 65_536 and form <= 1:
-        head = struct.pack("!BBH", first, mask | 126, size)
-    else:
-        head = struct.pack("!BBQ", first, mask | 127, size)
-    return head + (bytes(4) if masked else b"") + content
+    """A frame; one that is masked can be read as it is."""
+    return any_frame(first, content, key=bytes(4) if masked else None, form=form)
 
 
 class Wire:
